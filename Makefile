@@ -1,0 +1,38 @@
+# make study [SCALE=nano]   the whole study: data, models, evaluation, figures
+# make test                 what CI runs
+# make docs                 the site, in _docs/
+# make prepare              after editing a notebook: export, format, clean, README
+SHELL := /bin/bash
+SCALE ?= nano
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_WAIT_POLICY := passive
+ifneq ($(filter nano micro,$(SCALE)),)
+export HF_HUB_OFFLINE := 1
+endif
+
+.PHONY: study test docs prepare install
+study: .venv/ready
+	$(BIN)/python -m phi1_nb.study --scale $(SCALE)
+
+test: .venv/ready
+	$(BIN)/ruff check nbs tests benchmarks phi1_nb && $(BIN)/ruff format --check nbs tests benchmarks
+	$(BIN)/pytest -q tests/test_export.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/pytest -q -m "not slow and not gpu" --durations 10 tests
+	$(MAKE) docs
+
+docs: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python nbs/_build.py
+
+prepare: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_export
+	$(BIN)/ruff check --fix nbs tests benchmarks && $(BIN)/ruff format nbs tests benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH"; $(BIN)/nbdev_export; $(BIN)/nbdev_clean; $(BIN)/python nbs/_build.py --readme
+
+install: .venv/ready
+.venv/ready: constraints.txt settings.ini setup.py
+	$(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+	$(BIN)/pip install -q -c constraints.txt torch wheel
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	touch $@

@@ -1,0 +1,127 @@
+"""The whole chain at a tiny size: it ends in the promised files, and survives the plug being pulled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_study import tiny
+
+from phi1_nb.config import ARMS
+from phi1_nb.core import MissingArtifact, content_digest, file_sha256, read_manifest
+from phi1_nb.packing import PackedRows, packing
+from phi1_nb.pretrain import pretrain
+
+SCRIPT = Path(__file__).parent / "tiny_study.py"
+STAGES = (
+    "01a_quality_filter 01b_synthesis 02_packing 04_pretrain 05_finetune 06_humaneval 09_results"
+).split()
+
+
+def start(home: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PHI1_HOME": str(home)}
+    log = open(home / "log.txt", "a")
+    return subprocess.Popen(
+        [sys.executable, SCRIPT], env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def finish(home: Path) -> None:
+    assert start(home).wait(timeout=400) == 0, (home / "log.txt").read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A finished tiny study, killed on the way: once while data is made, once while a model trains."
+    folder = tmp_path_factory.mktemp("study")
+    runs = folder / "runs" / "tiny"
+    for pattern in (".01b_synthesis-*", ".04_pretrain-*/*/checkpoints/*"):
+        process = start(folder)
+        deadline = time.time() + 200
+        while not list(runs.glob(pattern)) and process.poll() is None:
+            assert time.time() < deadline, (folder / "log.txt").read_text()[-3000:]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finish(folder)
+    return folder
+
+
+def test_every_stage_has_a_manifest(home):
+    for stage in STAGES:
+        manifest = read_manifest(home / "runs" / "tiny" / stage)
+        assert manifest["stage"] == stage
+        for field in ("config", "inputs", "git", "packages", "device", "seconds", "counts", "files"):
+            assert field in manifest, (stage, field)
+        for name, file in manifest["files"].items():
+            assert file_sha256(home / "runs" / "tiny" / stage / name) == file["sha256"]
+
+
+def test_nothing_half_written_is_left(home):
+    assert not list((home / "runs" / "tiny").glob(".*.partial"))
+    assert not list((home / "runs" / "tiny").rglob("*.tmp"))
+
+
+def test_ablation_has_every_arm_seed_and_metric(home):
+    table = pd.read_csv(home / "results" / "tiny" / "ablation.csv")
+    assert list(table) == "scale,arm,seed,metric,n,value,low,high".split(",")
+    metrics = ["heldout_pass@1", "humaneval_pass@1", "humaneval_bits_per_byte"]
+    found = set(zip(table.arm, table.seed, table.metric, strict=True))
+    assert found == {(a, s, m) for a in ARMS for s in tiny.seeds for m in metrics}
+    assert (table.low <= table.value).all() and (table.value <= table.high).all()
+    assert set(table.n[table.metric == "humaneval_pass@1"]) == {164}
+
+
+def test_a_second_run_builds_nothing(home):
+    before = {s: (home / "runs/tiny" / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+    finish(home)
+    assert before == {s: (home / "runs/tiny" / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+
+
+def test_same_seed_same_weights(home, tmp_path, monkeypatch):
+    "Trained again without interruption, the models equal those of the interrupted run."
+    runs = tmp_path / "runs" / "tiny"
+    runs.mkdir(parents=True)
+    for stage in ("01a_quality_filter", "01b_synthesis", "02_packing"):
+        (runs / stage).symlink_to(home / "runs" / "tiny" / stage)
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    again = pretrain("tiny")
+    for path in again.rglob("model.safetensors"):
+        first = home / "runs/tiny/04_pretrain" / path.relative_to(again)
+        assert file_sha256(first) == file_sha256(path), path.parent.name
+
+
+def test_results_point_to_their_artifacts(home):
+    manifest = json.loads((home / "results" / "tiny" / "manifest.json").read_text())
+    packed = read_manifest(home / "runs" / "tiny" / "02_packing")
+    assert manifest["artifacts"]["02_packing"]["content"] == content_digest(packed)
+
+
+def test_a_missing_upstream_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    with pytest.raises(MissingArtifact, match="papermill nbs/01a_quality_filter.ipynb"):
+        pretrain("tiny")
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_corrupt_packed_file_is_named(home, tmp_path, monkeypatch):
+    runs = tmp_path / "runs" / "tiny"
+    subprocess.run(["cp", "-r", home / "runs", tmp_path / "runs"], check=True)
+    path = runs / "02_packing" / "raw_code.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="raw_code.bin does not match its manifest: delete"):
+        packing("tiny")
+
+
+def test_packed_rows_refuse_a_torn_file(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"abc")
+    with pytest.raises(ValueError, match="half a token"):
+        PackedRows(tmp_path / "x.bin", 8)
