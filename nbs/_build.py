@@ -19,14 +19,34 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-UP = re.compile(
-    r"(\]\(|src=\\?\")\.\./([^)#\s\"\\]+)"
-)  # a link from nbs/ to elsewhere in the checkout
+# a link from nbs/ to elsewhere in the checkout
+UP = re.compile(r"(\]\(|src=\\?\")\.\./([^)#\s\"\\]+)")
+# nbdev shows sources unfolded; only a dataclass stays so, for its fields' comments
+OPEN = re.compile(r"#\| code-fold: show(?=\\n\",\n[^\n]*code-summary[^\n]*\n(?!\s*\"@dataclass))")
+IMPORTS_ONLY = re.compile(r"#\| export\n(?:(?:from|import|    |\)).*\n?|\n)*")
+
+
+def with_sources(folder: Path) -> Path:
+    """A copy of the notebooks in `folder` in which definitions are marked `exports`.
+
+    nbdev then shows their source below the signature, which a page to learn from must have."""
+    for path in (ROOT / "nbs").iterdir():
+        if path.suffix != ".ipynb":
+            shutil.copy2(path, folder / path.name)
+            continue
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            source = "".join(cell["source"])
+            if source.startswith("#| export\n") and not IMPORTS_ONLY.fullmatch(source):
+                cell["source"] = source.replace("#| export", "#| exports", 1)
+        (folder / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+    return folder
 
 
 def processed() -> tuple[Path, dict[str, str]]:
@@ -38,24 +58,33 @@ def processed() -> tuple[Path, dict[str, str]]:
     refresh_quarto_yml()
     _build_modidx()
     nbdev_sidebar.__wrapped__()
-    proc = proc_nbs(force=True, n_workers=0)
+    with tempfile.TemporaryDirectory() as copy:
+        proc = proc_nbs(with_sources(Path(copy)), force=True, n_workers=0)
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(proc.glob("*.ipynb"))}
     pages = {}
     for path, text in texts.items():
         named = re.search(r"output-file: ([\w.-]+)\.html", text)
         pages[path.stem] = named[1] if named else path.stem
     symbols = {page: name for name, page in pages.items()}
+    shown = {
+        pages[path.stem]: set(re.findall(r"#+ ([\w.]+)\\n", text.lower()))
+        for path, text in texts.items()
+    }
+
+    def to_notebook(link: re.Match) -> str:
+        "nbdev links a symbol to /page.html#symbol, shown there or not; its notebook is safer."
+        start, page, symbol = link.groups()
+        if page not in symbols:
+            return link[0]
+        place = next((s for s in (symbol, symbol.split(".")[0]) if s in shown[page]), "")
+        return f"{start}{symbols[page]}.ipynb" + (f"#{place}" if place else "")
+
     for path, text in texts.items():
         for _, name in UP.findall(text):
             (proc / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, proc / name)
-        text = UP.sub(r"\1\2", text)
-        # nbdev links a symbol to /page.html; a link to its notebook works in any folder
-        text = re.sub(
-            r"(\]\(|href=\\?\")/([\w.-]+)\.html",
-            lambda m: f"{m[1]}{symbols[m[2]]}.ipynb" if m[2] in symbols else m[0],
-            text,
-        )
+        text = OPEN.sub("#| code-fold: true", UP.sub(r"\1\2", text))
+        text = re.sub(r"(\]\(|href=\\?\")/([\w.-]+)\.html#([\w.]+)", to_notebook, text)
         path.write_text(text, encoding="utf-8")
     return proc, pages
 
@@ -69,11 +98,12 @@ def render_with_smalldocs(proc: Path, pages: dict[str, str]) -> None:
     link = re.compile(rf"(\]\(|href=\\?\"|^\s*- )({names})\.ipynb", re.M)
     for path in [proc / "sidebar.yml", *(proc / f"{name}.ipynb" for name in pages)]:
         text = path.read_text(encoding="utf-8")
-        text = re.sub(
-            r"^output-file: .*\\n\",?\n|^ *\"output-file: .*\\n\",?\n", "", text, flags=re.M
-        )
+        text = re.sub(r"^ *\"output-file: .*\n", "", text, flags=re.M)
         path.write_text(link.sub(lambda m: f"{m[1]}{pages[m[2]]}.ipynb", text), encoding="utf-8")
         path.rename(path.with_stem(pages.get(path.stem, path.stem)))
+    settings = proc / "_quarto.yml"
+    text = re.sub(r" *(html-math-method|grid): .*\n", "", settings.read_text(encoding="utf-8"))
+    settings.write_text(text, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", "--strict", proc], check=True)
     for page in (proc / "_docs").glob("**/*.html"):
         page.write_text(with_mathml(page.read_text(encoding="utf-8")), encoding="utf-8")
@@ -147,7 +177,7 @@ def broken_links(folder: Path) -> list[str]:
 
 
 def readme(index: Path) -> str:
-    "The text of README.md: the cells of `index`, with links that work from the top of the checkout."
+    "The text of README.md: the cells of `index`, with links that work from the top folder."
     import nbformat
     from nbconvert import MarkdownExporter
 
@@ -162,7 +192,7 @@ def readme(index: Path) -> str:
         raise ValueError(f"{index} has a picture in an output: link to a file of results/ instead")
     text = re.sub(r"<style.*?</style>\n?", "", text, flags=re.S)  # GitHub would print it as text
     text = re.sub(r"\]\(([\w.-]+\.ipynb)", r"](nbs/\1", UP.sub(r"\1\2", text)).strip()
-    return f"<!-- Made from nbs/{index.name}: edit that and run `make readme`. -->\n\n{text}\n"
+    return f"<!-- Made from nbs/{index.name}: edit that and run `make prepare`. -->\n\n{text}\n"
 
 
 def main() -> int:

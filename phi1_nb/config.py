@@ -75,6 +75,9 @@ class DataConfig:
     tokenizer: str = (
         "codegen"  # "codegen" (50,295 entries) or "study" (trained on the study's corpus)
     )
+    course: str = (
+        "whole"  # what the offline teacher draws from: "whole" or "first", see 00i_pipelines
+    )
     n_exercises: int = 879_500  # CodeExercises to generate for training
     n_heldout: int = 1000  # exercises kept for evaluation, of compositions never trained on
     textbook_share: float = (
@@ -154,12 +157,22 @@ def _shrink(run: TrainConfig, planned_steps: int, **changes) -> TrainConfig:
 _micro_pretrain = _shrink(
     phi_1.pretrain,
     3600,
-    peak_lr=2e-3,
+    peak_lr=4e-3,
     batch_size=64,
     micro_batch_size=16,
     dtype="bf16",
     checkpoint_every=200,
 )
+_micro_finetune = _shrink(
+    phi_1.finetune,
+    6000,
+    peak_lr=_micro_pretrain.peak_lr / 10,
+    batch_size=16,
+    micro_batch_size=16,
+    dtype="bf16",
+)
+
+# %% ../nbs/00b_config.ipynb #b7120212
 micro = replace(
     phi_1,
     name="micro",
@@ -173,15 +186,7 @@ micro = replace(
         context_length=512,
     ),
     pretrain=_micro_pretrain,
-    finetune=_shrink(
-        phi_1.finetune,
-        3000,
-        peak_lr=_micro_pretrain.peak_lr / 10,
-        batch_size=16,
-        micro_batch_size=16,
-        dtype="bf16",
-        checkpoint_every=500,
-    ),
+    finetune=_micro_finetune,
     data=replace(
         phi_1.data,
         corpus="installed",
@@ -194,35 +199,51 @@ micro = replace(
     n_ranks=1,
 )
 
-# %% ../nbs/00b_config.ipynb #b7120212
+# %% ../nbs/00b_config.ipynb #470db06d
 _nano_pretrain = _shrink(
     phi_1.pretrain,
-    360,
+    240,
     peak_lr=5e-3,
     batch_size=32,
     micro_batch_size=32,
     dtype="bf16",
-    checkpoint_every=60,
+    checkpoint_every=40,
 )
+_nano_finetune = replace(
+    _shrink(phi_1.finetune, 1200, batch_size=8, micro_batch_size=8, dtype="bf16"),
+    peak_lr=1e-2,
+    checkpoint_every=200,
+)
+
+# %% ../nbs/00b_config.ipynb #ecd6277f
 nano = replace(
     micro,
     name="nano",
-    model=replace(micro.model, d_model=128, n_layers=4, n_heads=2, d_mlp=512, context_length=256),
-    pretrain=_nano_pretrain,
-    finetune=_shrink(
-        phi_1.finetune,
-        1000,
-        peak_lr=_nano_pretrain.peak_lr / 10,
-        batch_size=8,
-        micro_batch_size=8,
-        dtype="bf16",
-        checkpoint_every=250,
+    model=replace(
+        micro.model,
+        d_model=128,
+        n_layers=4,
+        n_heads=4,
+        rotary_dim=16,
+        d_mlp=512,
+        context_length=256,
+        attn_dropout=0.0,
+        resid_dropout=0.0,
     ),
-    data=replace(micro.data, max_corpus_mb=24, n_annotated=1500, n_exercises=20_000, n_heldout=300),
-    evaluation=replace(phi_1.evaluation, max_new_tokens=128),
+    pretrain=_nano_pretrain,
+    finetune=_nano_finetune,
+    data=replace(
+        micro.data,
+        max_corpus_mb=48,
+        n_annotated=800,
+        course="first",
+        n_exercises=20_000,
+        n_heldout=300,
+    ),
+    evaluation=replace(phi_1.evaluation, max_new_tokens=128, timeout_s=1.0),
 )
 
-# %% ../nbs/00b_config.ipynb #470db06d
+# %% ../nbs/00b_config.ipynb #d515475f
 SCALES = {scale.name: scale for scale in (nano, micro, phi_1_small, phi_1)}
 ARMS = {
     "raw_code": ("raw_code", None),

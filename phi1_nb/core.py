@@ -104,6 +104,10 @@ def _imported(tree: ast.Module) -> set[str]:
     return found - _BY_VALUE
 
 
+def _is_stage(tree: ast.Module, name: str) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body)
+
+
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -126,6 +130,8 @@ def source_digest(
         if name in trees or not path.is_file():
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        if name != module and _is_stage(tree, name):
+            continue
         waiting += sorted(_imported(tree))
         trees[name] = ast.dump(_without_docstrings(tree))
     if module not in trees:

@@ -6,10 +6,11 @@
 __all__ = ['STOPS', 'pick', 'cut_at_stop', 'generate', 'Completion', 'complete', 'coloured', 'main']
 
 # %% ../nbs/03b_generation.ipynb #4670178a
+import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,26 @@ def pick(
         return best.indices
     p = torch.softmax(logits.double() / temperature, -1)
     if top_p < 1:
-        p, order = p.sort(dim=-1, descending=True, stable=True)
-        p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)
+        p = _nucleus(p, top_p)
     height = p.cumsum(-1)
     place = torch.searchsorted(height, (uniform * height[:, -1])[:, None], right=True)
-    place = place.clamp(max=logits.shape[1] - 1)
-    return (order.gather(1, place) if top_p < 1 else place)[:, 0]
+    return place.clamp(max=logits.shape[1] - 1)[:, 0]
+
+
+def _nucleus(p: Tensor, top_p: float, n_likeliest: int = 64) -> Tensor:
+    "The likeliest tokens of `p` that reach `top_p` together (of equal ones all), zero elsewhere."
+    highest = p.topk(min(n_likeliest, p.shape[1])).values
+    wide = highest.sum(-1) < top_p
+    least = _least_kept(highest, top_p)
+    if wide.any():
+        least[wide] = _least_kept(p[wide].sort(-1, descending=True).values, top_p)
+    return p.masked_fill(p < least, 0.0)
+
+
+def _least_kept(descending: Tensor, top_p: float) -> Tensor:
+    "The smallest probability that is needed to reach `top_p`, (B, 1)."
+    needed = (descending.cumsum(-1) - descending < top_p).sum(-1, keepdim=True)
+    return descending.gather(1, needed - 1)
 
 # %% ../nbs/03b_generation.ipynb #a8b91923
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -68,7 +83,7 @@ class _Batch:
     def __init__(self, model: Phi, n_slots: int, capacity: int):
         weight = model.lm_head.weight
         self.model, self.device, self.n_slots = model, weight.device, n_slots
-        self.cache = KVCache(model.config, n_slots, capacity, weight.dtype, weight.device)
+        self.cache = KVCache(model.config, n_slots, capacity, weight)
         self.owners: list[int] = []
         self.logits = torch.empty(0, len(weight), device=weight.device, dtype=weight.dtype)
 
@@ -79,9 +94,7 @@ class _Batch:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         ids, lengths = ids.to(self.device), lengths.to(self.device)
-        cache = self.cache.rows(len(self.owners), len(self.owners) + len(owners))
-        cache.lengths.zero_()
-        cache.longest = 0
+        cache = self.cache.rows(len(self.owners), len(self.owners) + len(owners)).clear()
         hidden = self.model.hidden(ids, cache=cache, lengths=lengths)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
         self.logits = torch.cat([self.logits, self.model.lm_head(last)])
@@ -89,6 +102,8 @@ class _Batch:
 
     def leave(self, finished: set[int], tokens: Tensor) -> Tensor:
         "Free the slots of finished prompts; the other rows' `tokens` in their new order."
+        if not finished:
+            return tokens
         keep = [slot for slot, owner in enumerate(self.owners) if owner not in finished]
         holes = [slot for slot in range(len(keep)) if self.owners[slot] in finished]
         order = torch.arange(len(keep))
@@ -99,6 +114,7 @@ class _Batch:
                 store[:, holes] = store[:, moved]
             self.cache.lengths[holes] = self.cache.lengths[moved]
         self.owners = [self.owners[slot] for slot in order.tolist()]
+        self.logits = self.logits[order.to(self.device)]
         return tokens[order.to(tokens.device)]
 
     def step(self, tokens: Tensor) -> None:
@@ -107,13 +123,7 @@ class _Batch:
         self.logits = self.model(tokens[:, None], cache=cache)[:, 0]
 
 # %% ../nbs/03b_generation.ipynb #5bb31a6a
-def _check(
-    model: Phi,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-):
+def _check(model: Phi, prompts: Sequence, max_new_tokens: int, temperature: float, top_p: float):
     vocab, context = model.config.vocab_size, model.config.context_length
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: ask for at least 1")
@@ -124,21 +134,66 @@ def _check(
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(
-                f"prompt {i} is empty: begin with the end-of-text token to generate from nothing"
+                f"prompt {i} is empty: to generate from nothing, give the end-of-text token"
             )
         if len(prompt) >= context:
             raise ValueError(
-                f"prompt {i} has {len(prompt)} tokens and leaves no room in a context of {context}: shorten it"
+                f"prompt {i} of {len(prompt)} tokens leaves no room in a context of {context}: "
+                "shorten it, or use `complete`, which cuts its beginning"
             )
         if min(prompt) < 0 or max(prompt) >= vocab:
             raise ValueError(
-                f"prompt {i} has a token outside 0 to {vocab - 1}: was it encoded with this model's tokenizer?"
+                f"prompt {i} has a token outside 0 to {vocab - 1}: "
+                "was it encoded with this model's tokenizer?"
             )
 
+# %% ../nbs/03b_generation.ipynb #b41b390d
+def _decode(
+    model: Phi,
+    prompts: Sequence[Sequence[int]],
+    room: list[int],  # how many tokens each prompt may get
+    choose: Callable[[Tensor, list[int], list[int]], Tensor],  # logits, owners, places -> tokens
+    over: Callable[[list[int]], bool],  # whether new tokens are a finished text
+    batch_size: int,
+) -> Iterator[tuple[int, list[int]]]:
+    "Yield (prompt's index, its new tokens) as they are finished, longest prompts first."
+    waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
+    n_slots = max(1, min(batch_size, len(prompts)))
+    batch, new = _Batch(model, n_slots, capacity), {}
+    while waiting or batch.owners:
+        free = n_slots - len(batch.owners)
+        if waiting and (free * 8 >= n_slots or not batch.owners):
+            joining, waiting = waiting[:free], waiting[free:]
+            batch.join(joining, [list(prompts[i]) for i in joining])
+            new |= {i: [] for i in joining}
+        tokens = choose(batch.logits, batch.owners, [len(new[i]) for i in batch.owners])
+        finished = set()
+        for owner, token in zip(batch.owners, tokens.tolist(), strict=True):
+            new[owner].append(token)
+            if len(new[owner]) == room[owner] or over(new[owner]):
+                finished.add(owner)
+                yield owner, new.pop(owner)
+        tokens = batch.leave(finished, tokens)
+        if batch.owners:
+            batch.step(tokens)
 
-def _random_numbers(seed: int, owner: int, n: int) -> np.ndarray:
-    "One number for each token that prompt `owner` may get, whatever is generated beside it."
-    return generator(seed, "generate", owner).random(n)
+# %% ../nbs/03b_generation.ipynb #9992591c
+def _chooser(seed: int, room: list[int], temperature: float, top_p: float):
+    "A function from logits, prompts and places to tokens: one random number for each place."
+
+    @functools.cache
+    def numbers(owner: int) -> np.ndarray:
+        return generator(seed, "generate", owner).random(room[owner])
+
+    def choose(logits: Tensor, owners: list[int], places: list[int]) -> Tensor:
+        if temperature == 0:
+            return pick(logits)
+        drawn = [numbers(owner)[place] for owner, place in zip(owners, places, strict=True)]
+        uniform = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
+        return pick(logits, temperature, top_p, uniform)
+
+    return choose
 
 # %% ../nbs/03b_generation.ipynb #91000fc0
 @torch.inference_mode()
@@ -155,74 +210,27 @@ def generate(
     batch_size: int = 256,  # rows decoded together; doesn't change the result in fp32
     progress: bool = False,  # show a bar of finished prompts
 ) -> list[list[int]]:
-    "New tokens of each prompt; the one that completes a stop string is the last. Raises `ValueError`."
+    "New tokens of each prompt; one that completes a stop string is the last. Raises `ValueError`."
     _check(model, prompts, max_new_tokens, temperature, top_p)
     if stop and tokenizer is None:
         raise ValueError("stop strings are found in text: give a tokenizer too")
+    room = [min(max_new_tokens, model.config.context_length - len(prompt)) for prompt in prompts]
+
+    def over(tokens: list[int]) -> bool:
+        return tokens[-1] == eot or bool(stop) and _ends(tokens, tokenizer, stop)
+
     training = model.training
     model.eval()
     try:
         done = _decode(
-            model,
-            prompts,
-            max_new_tokens,
-            temperature,
-            top_p,
-            stop,
-            tokenizer,
-            eot,
-            seed,
-            batch_size,
+            model, prompts, room, _chooser(seed, room, temperature, top_p), over, batch_size
         )
-        results = dict(
+        new = dict(
             tqdm(done, total=len(prompts), disable=not progress, desc="completions", unit="")
         )
     finally:
         model.train(training)
-    return [results[i] for i in range(len(prompts))]
-
-
-def _decode(
-    model, prompts, max_new_tokens, temperature, top_p, stop, tokenizer, eot, seed, batch_size
-) -> Iterator[tuple[int, list[int]]]:
-    "Yield (prompt's index, its new tokens) as they are finished, longest prompts first."
-    context = model.config.context_length
-    waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
-    capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
-    n_slots = min(batch_size, len(prompts))
-    batch, new, numbers = _Batch(model, n_slots, capacity), {}, {}
-    while waiting or batch.owners:
-        free = n_slots - len(batch.owners)
-        if waiting and (free * 8 >= n_slots or not batch.owners):
-            joining, waiting = waiting[:free], waiting[free:]
-            batch.join(joining, [list(prompts[i]) for i in joining])
-            new |= {i: [] for i in joining}
-            if temperature:
-                numbers |= {i: _random_numbers(seed, i, room[i]) for i in joining}
-        uniform = (
-            torch.tensor([numbers[i][len(new[i])] for i in batch.owners]) if temperature else None
-        )
-        tokens = pick(
-            batch.logits,
-            temperature,
-            top_p,
-            uniform if uniform is None else uniform.to(batch.device),
-        )
-        finished = set()
-        for owner, token in zip(batch.owners, tokens.tolist(), strict=True):
-            if token != eot:
-                new[owner].append(token)
-            over = token == eot or len(new[owner]) == room[owner]
-            if over or (stop and _ends(new[owner], tokenizer, stop)):
-                finished.add(owner)
-                yield owner, new.pop(owner)
-        if finished:
-            tokens = batch.leave(finished, tokens)
-        if batch.owners:
-            batch.step(tokens)
-        else:
-            batch.logits = batch.logits[:0]
+    return [new[i][:-1] if new[i][-1] == eot else new[i] for i in range(len(prompts))]
 
 # %% ../nbs/03b_generation.ipynb #0ff586f7
 class Completion(str):

@@ -65,7 +65,7 @@ def _describe(error: BaseException) -> tuple[str, str]:
     "The status and message of an exception that reached the top of a program."
     kind = type(error)
     try:
-        text = f"{kind.__name__}: {error}"[:500]
+        text = f"{kind.__name__}: {error}"[:500].removesuffix(": ")
     except BaseException:
         text = kind.__name__[:500]
     for status, kinds in (
@@ -191,7 +191,8 @@ def _file_rules(scratch: str) -> bool:
     size = 8 if version < 4 else 16 if version < 6 else 24
     attributes = struct.pack("QQQ", everything, 0b11, 0b11)[:size]
     rules = _system_call("syscall", 444, attributes, ctypes.c_size_t(size), 0)
-    allowed = {folder: reading for folder in ("/usr", "/lib", "/lib64", "/etc", "/dev/urandom")}
+    system = "/usr /lib /lib64 /etc/localtime /etc/ld.so.cache /etc/mime.types /etc/passwd"
+    allowed = {path: reading for path in [*system.split(), "/dev/urandom"]}
     allowed |= {
         str(Path(os.__file__).resolve().parent): reading,
         scratch: everything,
@@ -532,8 +533,8 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            if self.hello:
-                shutil.rmtree(self.hello["scratch"], ignore_errors=True)
+        if self.hello:
+            shutil.rmtree(self.hello["scratch"], ignore_errors=True)
         self.process.stdout.close()
 
 # %% ../nbs/00e_sandbox.ipynb #60d69846
@@ -634,11 +635,11 @@ def run_programs(
 # %% ../nbs/00e_sandbox.ipynb #f49e75fb
 def run_expressions(
     tasks: list[tuple[str, list[str]]],  # pairs of a program and expressions to evaluate after it
-    timeout_s: float = 3.0,  # as in `run_programs`, and so on below
-    memory_mb: int = 1024,
-    workers: int | None = None,
-    progress: bool = False,
-    per_process: int = 1,
+    timeout_s: float = 3.0,  # CPU seconds for one process
+    memory_mb: int = 1024,  # address space of one process, in MiB
+    workers: int | None = None,  # processes at once; `None`: as many as there are CPUs
+    progress: bool = False,  # a bar on stderr
+    per_process: int = 1,  # trusted programs that may share a process, as in `run_programs`
 ) -> list[list[str] | Verdict]:
     """For each task the `repr` of its expressions' values, or a `Verdict` if something failed.
 

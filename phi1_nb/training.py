@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DTYPES', 'METRICS', 'STOPPED', 'learning_rate', 'batch_rows', 'micro_batches', 'noise_seed', 'parameter_groups',
            'Run', 'write_run', 'read_run', 'engine_config', 'check_run', 'start_distributed', 'initial_model',
-           'build_engine', 'inputs_and_labels', 'update', 'validation_loss', 'Log', 'identity', 'save_checkpoint',
-           'checkpoint_steps', 'newest_checkpoint', 'full_weights', 'publish', 'Stopped', 'train', 'finished',
+           'build_engine', 'inputs_and_labels', 'update', 'validation_loss', 'Log', 'identity', 'checkpoint_steps',
+           'save_checkpoint', 'newest_checkpoint', 'full_weights', 'publish', 'Stopped', 'train', 'finished',
            'best_step', 'main']
 
 # %% ../nbs/03c_training.ipynb #5789d7b6
@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,7 +32,7 @@ from tqdm import tqdm
 from .config import ModelConfig, TrainConfig
 from .core import digest, file_sha256, generator, write_atomic
 from .model import Phi
-from .packing import PackedRows
+from .rows import PackedRows
 from .tokenizer import load_tokenizer
 
 # %% ../nbs/03c_training.ipynb #97df497a
@@ -41,7 +40,7 @@ def learning_rate(
     step: int,  # of the update, from 1
     config: TrainConfig,
 ) -> float:
-    "The rate of update number `step`: the peak at `warmup_steps`, zero at `planned_steps` (phi-1 2.3)."
+    "The rate of update `step`: the peak at `warmup_steps`, zero at `planned_steps` (phi-1 2.3)."
     if step <= config.warmup_steps:
         return config.peak_lr * step / config.warmup_steps
     left = max(0, config.planned_steps - step)
@@ -87,7 +86,7 @@ def parameter_groups(
     model: nn.Module,
     weight_decay: float,
 ) -> list[dict]:
-    "Two groups for AdamW: tensors of two dimensions or more, which decay, and the rest, which don't."
+    "Two groups for AdamW: tensors of two or more dimensions, which decay, and the others."
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     ndim = {name: len(getattr(p, "ds_shape", p.shape)) for name, p in named}
     decayed = [p for name, p in named if ndim[name] >= 2]
@@ -163,7 +162,7 @@ def _flat(content: dict, prefix: str = "") -> dict:
 def read_run(
     folder: Path,  # holds `run.json`
 ) -> Run:
-    "The run of a folder, with absolute paths. Raises `ValueError` for what `write_run` didn't write."
+    "The run of a folder, with absolute paths. Raises `ValueError` for what is no run."
     path = Path(folder).resolve() / "run.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no run.json: it is no training run; write_run makes one")
@@ -211,7 +210,7 @@ def engine_config(
             "min_loss_scale": 1,
         }
     elif config.dtype == "bf16":
-        made["bf16"] = {"enabled": True}
+        made["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return made
 
 # %% ../nbs/03c_training.ipynb #d7df26ee
@@ -221,20 +220,20 @@ def check_run(
 ) -> None:
     "Raises `ValueError`, with the value and the remedy, for a run that can't be trained."
     config, vocab_size = run.train, run.model.vocab_size
-    engine_config(config, n_ranks)
     share = config.micro_batch_size * n_ranks
     if min(share, config.batch_size) < 1 or config.batch_size % share:
         raise ValueError(
             f"batch_size {config.batch_size} can't be cut into pieces of micro_batch_size "
             f"{config.micro_batch_size} on {n_ranks} ranks: make it a multiple of {share}"
         )
+    engine_config(config, n_ranks)
     if (
         not 0 < config.warmup_steps < config.planned_steps
         or not 0 < config.stop_step <= config.planned_steps
     ):
         raise ValueError(
-            f"warmup_steps {config.warmup_steps} and stop_step {config.stop_step} must lie between 1 "
-            f"and planned_steps {config.planned_steps}"
+            f"warmup_steps {config.warmup_steps} and stop_step {config.stop_step} must be in 1 to "
+            f"planned_steps {config.planned_steps}"
         )
     if config.checkpoint_every < 1:
         raise ValueError(f"checkpoint_every {config.checkpoint_every}: choose 1 or more")
@@ -256,24 +255,17 @@ def check_run(
 # %% ../nbs/03c_training.ipynb #73ff8571
 def start_distributed() -> tuple[int, int]:
     "Join the process group, alone if no launcher made one; returns (rank, number of ranks)."
-    if not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
+    if "RANK" not in os.environ and not torch.distributed.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        alone, backend = torch.distributed.HashStore(), "nccl" if on_gpu else "gloo"
+        torch.distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
@@ -430,6 +422,32 @@ def _beginning(path: Path, size: int = 1 << 26) -> str:
     with open(path, "rb") as file:
         return digest([path.stat().st_size, file.read(size).hex()])
 
+# %% ../nbs/03c_training.ipynb #fbfa90da
+def _seal(partial: Path, step: int, run_identity: dict, n_ranks: int) -> None:
+    "Force all files to the disk and list them, with checksums, in `state.json`."
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(partial).as_posix()] = file_sha256(path)
+    state = {"step": step, "n_ranks": n_ranks, "identity": run_identity, "files": files}
+    write_atomic(partial / "state.json", json.dumps(state, indent=1) + "\n")
+    _sync_folder(partial)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+# %% ../nbs/03c_training.ipynb #478da61f
+def checkpoint_steps(
+    folder: Path,  # the run's
+) -> list[int]:
+    "Steps of the checkpoints in the run's folder, the newest first."
+    found = (Path(folder) / "checkpoints").glob("step-*")
+    return sorted((int(path.name.split("-")[1]) for path in found), reverse=True)
+
 # %% ../nbs/03c_training.ipynb #d6ef2fda
 def save_checkpoint(
     engine,  # of `build_engine`
@@ -461,37 +479,12 @@ def save_checkpoint(
                     shutil.rmtree(root / f"step-{old:06d}")
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        last = max(checkpoint_steps(folder), default=0)
         raise RuntimeError(
-            f"checkpoint {root / name} could not be written ({error}): free some disk space and run "
-            f"the same command again; it goes on from step {max(checkpoint_steps(folder), default=0)}"
+            f"checkpoint {root / name} could not be written ({error}): free some disk space and "
+            f"run the same command again; it goes on from step {last}"
         ) from error
     deepspeed.comm.barrier()
-
-
-def _seal(partial: Path, step: int, run_identity: dict, n_ranks: int) -> None:
-    "Force all files to the disk and list them, with checksums, in `state.json`."
-    files = {}
-    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(partial).as_posix()] = file_sha256(path)
-    state = {"step": step, "n_ranks": n_ranks, "identity": run_identity, "files": files}
-    write_atomic(partial / "state.json", json.dumps(state, indent=1) + "\n")
-    _sync_folder(partial)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-# %% ../nbs/03c_training.ipynb #478da61f
-def checkpoint_steps(
-    folder: Path,  # the run's
-) -> list[int]:
-    "Steps of the checkpoints in the run's folder, the newest first."
-    found = (Path(folder) / "checkpoints").glob("step-*")
-    return sorted((int(path.name.split("-")[1]) for path in found), reverse=True)
 
 # %% ../nbs/03c_training.ipynb #1a5a9c98
 def newest_checkpoint(
@@ -589,7 +582,7 @@ def train(
             made = update(engine, rows, run, step, rank, n_ranks)
             stop = _share(engine, made, should_stop(), n_ranks)
             logs.step(made, step, run)
-            if not math.isfinite(made["loss"]):
+            if not _sound(made, run.train.dtype):
                 raise FloatingPointError(_lost(folder, step))
             if step % run.train.checkpoint_every == 0 or step == run.train.stop_step or stop:
                 logs.validation(
@@ -615,7 +608,7 @@ def finished(
         raise ValueError(f"{folder} holds the finished model of another run: choose another folder")
     return True
 
-
+# %% ../nbs/03c_training.ipynb #bfd63d39
 def _resume(engine, folder: Path, own: dict, rank: int, n_ranks: int) -> int:
     "Load the newest whole checkpoint, which rank 0 chooses, and return its step; 0 without one."
     import deepspeed
@@ -640,12 +633,15 @@ def _share(engine, made: dict[str, float], stop: bool, n_ranks: int) -> bool:
     return bool(both[1] > 0)
 
 
+def _sound(made: dict[str, float], dtype: str) -> bool:
+    "Whether the numbers are finite; in fp16 the loss scale makes gradients overflow now and then."
+    return math.isfinite(made["loss"]) and (dtype == "fp16" or math.isfinite(made["grad_norm"]))
+
+
 def _lost(folder: Path, step: int) -> str:
     good = max(checkpoint_steps(folder), default=None)
-    last = (
-        f"checkpoint step-{good:06d} is the last good one" if good else "there is no checkpoint yet"
-    )
-    return f"the loss of step {step} is not a number; {last}: lower peak_lr, or choose dtype bf16 or fp32"
+    last = f"step-{good:06d} is the last good checkpoint" if good else "there is no checkpoint yet"
+    return f"step {step} gave loss or gradients that are no numbers ({last}): lower peak_lr"
 
 # %% ../nbs/03c_training.ipynb #3d44e44b
 class _Logs:
@@ -730,7 +726,3 @@ def main(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-# %% ../nbs/03c_training.ipynb #1c13a965
-if __name__ == "__main__" and "__file__" in globals():
-    main()

@@ -1,0 +1,157 @@
+"""The site's builder finds what is broken, and the notebooks are fit to be pages."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+STAGES = re.compile(r"0[1245679][a-z]?_|08_")  # notebooks that papermill runs
+IDS = [path.stem for path in NOTEBOOKS]
+
+
+@pytest.fixture(scope="module")
+def build():
+    "The module `nbs/_build.py`."
+    spec = importlib.util.spec_from_file_location("build", ROOT / "nbs" / "_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cells(path: Path, kind: str) -> list[tuple[str, dict]]:
+    "Source and cell, for each cell of a kind."
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [("".join(c["source"]), c) for c in found if c["cell_type"] == kind]
+
+
+GOOD = (
+    '<link rel="stylesheet" href="a.css"><h2 id="x">X</h2>'
+    '<a href="two.html#y">y</a><a href="#x">x</a>'
+)
+
+
+def site(folder: Path, extra: str = "") -> Path:
+    (folder / "a.css").write_text("")
+    (folder / "one.html").write_text(GOOD + extra)
+    (folder / "two.html").write_text('<p id="y"></p><a href="https://arxiv.org">out</a>')
+    return folder
+
+
+def test_a_whole_site_has_no_broken_links(build, tmp_path):
+    assert build.broken_links(site(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "planted, found",
+    [
+        ('<a href="three.html">', "three.html does not exist"),
+        ('<a href="two.html#z">', "two.html#z has no such place"),
+        ('<a href="#nowhere">', "#nowhere has no such place"),
+        ('<img src="missing.png">', "missing.png does not exist"),
+        ('<a href="/elsewhere/">', "/elsewhere/ does not exist"),
+        ('<script src="https://cdn.example/katex.js"></script>', "needs a network"),
+        ('<link rel="stylesheet" href="//cdn.example/a.css">', "needs a network"),
+    ],
+)
+def test_a_planted_broken_link_is_found(build, tmp_path, planted, found):
+    (problem,) = build.broken_links(site(tmp_path, planted))
+    assert problem.startswith("one.html: ") and found in problem
+
+
+def test_maths_needs_no_script(build):
+    page = (
+        '<head><link rel="stylesheet" href="https://x/katex.min.css">'
+        '<script defer src="https://x/katex.min.js"></script></head>'
+        '<span class="math inline">\\(a &lt; \\frac{1}{2}\\)</span>'
+        '<p><span class="math display">\\[x_i^2\\]</span></p>'
+    )
+    drawn = build.with_mathml(page)
+    assert "katex" not in drawn and "\\" not in drawn
+    assert drawn.count("<math") == 2 and "<mfrac>" in drawn and 'display="block"' in drawn
+    assert build.with_mathml("<p>$5</p>") == "<p>$5</p>"
+
+
+def test_readme_links_work_from_the_top(build, tmp_path):
+    index = tmp_path / "index.ipynb"
+    texts = [
+        (
+            "markdown",
+            "# T\n> s\n\n![f](../results/nano/f.png) [c](00a_core.ipynb#key) [o](https://o)",
+        ),
+        ("code", "#| hide\nsecret = 1"),
+        ("code", "#| echo: false\n1 + 1"),
+    ]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+    for kind, text in texts:
+        cell = {"id": f"c{len(text)}", "cell_type": kind, "metadata": {}, "source": text}
+        code = {"outputs": [], "execution_count": None} if kind == "code" else {}
+        notebook["cells"].append(cell | code)
+    index.write_text(json.dumps(notebook))
+    text = build.readme(index)
+    assert "](results/nano/f.png)" in text and "](nbs/00a_core.ipynb#key)" in text
+    assert "](https://o)" in text and "secret" not in text and "#|" not in text
+
+
+def test_readme_is_what_the_index_says(build):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == build.readme(ROOT / "nbs" / "index.ipynb"), "run `make prepare`"
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    local = [link for link in links if not re.match(r"\w+:", link)]
+    assert local and [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_quarto_finds_its_settings():
+    link = ROOT / "nbs" / "_quarto.yml"
+    assert link.is_symlink() and link.readlink() == Path("../_quarto.yml")
+    settings = yaml.safe_load(link.read_text())
+    assert settings["metadata-files"] == ["nbdev.yml", "sidebar.yml"]
+    assert settings["format"]["html"]["html-math-method"] == "mathml"
+    assert (ROOT / "nbs" / settings["format"]["html"]["css"]).is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_a_notebook_is_small_and_the_same_everywhere(path):
+    assert path.stat().st_size <= 300_000
+    place = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|usr|Users)/|\bat 0x[0-9a-f]{6,}")
+    for source, cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
+            shown = json.dumps([output.get("text"), data, output.get("traceback")])
+            assert not place.search(shown), f"{source[:80]}\n{place.search(shown)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_a_notebook_can_be_a_page(path):
+    texts = [source for source, _ in cells(path, "markdown")]
+    assert re.match(r"# .+\n+> .+", texts[0]), "begin with '# Title' and '> subtitle'"
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", "\n\n".join(texts), flags=re.M | re.S)
+    assert not re.search(r"^#{3}\s", prose, re.M), "### is left to the symbols"
+    assert not re.search(r"(?<!\w)@(fig|tbl|sec|eq)-", prose), "only Quarto knows cross-references"
+    assert "{mermaid}" not in "".join(texts), "a diagram in mermaid stops the build"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_imports_stand_alone(path):
+    "The site's build runs the cells that import; what stands beside an import would run too."
+    for source, _ in cells(path, "code"):
+        if re.search(r"^\s*[%!]", source, re.M):
+            continue
+        body = ast.parse(source).body
+        imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+        assert all(imports) or not any(imports), source
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if STAGES.match(p.name)], ids=lambda p: p.stem
+)
+def test_a_stage_takes_its_scale_from_one_cell(path):
+    tagged = [
+        s for s, cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    assert len(tagged) == 1 and 'scale = "nano"' in tagged[0]
