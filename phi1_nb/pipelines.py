@@ -599,10 +599,10 @@ def noun_phrase(
                 reduced.append(fill(clause[3:], "", used.words))
             else:
                 relative.append(f"that {fill(plural_clause(clause), '', used.words)}")
-    text = " ".join([*adjectives, many, *reduced]) + said.where
-    if len(relative) == 2 and all(part.startswith("that ") for part in relative):
-        relative = [relative[0], relative[1].removeprefix("that ")]
-    return " ".join([text, " and ".join(relative)]) if relative else text
+    text, related = " ".join([*adjectives, many, *reduced]) + said.where, " and ".join(relative)
+    if related.count("that ") == 2:
+        related = related.replace(" and that ", " and ")
+    return f"{text} {related}" if related else text
 
 # %% ../nbs/00i_pipelines.ipynb #971b3750
 def nominal(

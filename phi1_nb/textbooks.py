@@ -583,32 +583,8 @@ def mistake(
                 )
     return ""
 
-# %% ../nbs/00n_textbooks.ipynb #5579ad9d
+# %% ../nbs/00n_textbooks.ipynb #d35e2b21
 _THIRD_PERSON = "Returns Counts Finds Computes Checks Sorts Joins Collects Builds".split()
-
-
-def section_text(
-    topic: Topic,
-    audience: str,
-    rng: Random,
-) -> str:
-    "One section of a textbook. Raises `Dropped` if the topic has no example today."
-    example, other = _first_that_works(topic, rng), _first_that_works(topic, rng)
-    hooks = list(AUDIENCES[audience])
-    rng.shuffle(hooks)
-    opening = [rng.choice(topic.openings), rng.choice(topic.explanations)]
-    opening.insert(rng.choice((0, 1)), hooks[0])
-    parts = [f"# {topic.title}", " ".join(opening), _case(example, rng)]
-    parts.append(example.shown(rng.choice((1, 2))))
-    follow = [walkthrough(example, rng), _other_way(example, rng) if rng.random() < 0.5 else ""]
-    wrong = mistake(example, rng) if rng.random() < 0.6 else ""
-    if wrong or rng.random() < 0.5:
-        follow.append(f"**A common mistake.** {topic.warning} {wrong}".strip())
-    if rng.random() < 0.5:
-        follow.append(f"**Exercise.** {_as_task(other.draft.summary)} Try it before you read on.")
-        follow.append(f"**Solution.** {hooks[1]}\n\n{other.shown(1)}")
-    text = "\n\n".join([*parts, *(part for part in follow if part)])
-    return text + "\n"
 
 
 def _case(example: Example, rng: Random) -> str:
@@ -636,9 +612,37 @@ def _other_way(example: Example, rng: Random) -> str:
     if not others:
         return ""
     body = "\n".join("    " + line for line in rng.choice(others).splitlines())
-    lead = rng.choice(("The same can be said differently:", "There is another way to write it:",
-                       "Some people prefer this form, which returns the same:"))  # fmt: skip
+    leads = (
+        "The same can be said differently:",
+        "There is another way to write it:",
+        "Some people prefer this form, which returns the same:",
+    )
+    lead = rng.choice(leads)
     return f"{lead}\n\n```python\n{signature(example.draft, 'none')}{body}\n```"
+
+# %% ../nbs/00n_textbooks.ipynb #5579ad9d
+def section_text(
+    topic: Topic,
+    audience: str,
+    rng: Random,
+) -> str:
+    "One section of a textbook. Raises `Dropped` if the topic has no example today."
+    example, other = _first_that_works(topic, rng), _first_that_works(topic, rng)
+    hooks = list(AUDIENCES[audience])
+    rng.shuffle(hooks)
+    opening = [rng.choice(topic.openings), rng.choice(topic.explanations)]
+    opening.insert(rng.choice((0, 1)), hooks[0])
+    parts = [f"# {topic.title}", " ".join(opening), _case(example, rng)]
+    parts.append(example.shown(rng.choice((1, 2))))
+    follow = [walkthrough(example, rng), _other_way(example, rng) if rng.random() < 0.5 else ""]
+    wrong = mistake(example, rng) if rng.random() < 0.6 else ""
+    if wrong or rng.random() < 0.5:
+        follow.append(f"**A common mistake.** {topic.warning} {wrong}".strip())
+    if rng.random() < 0.5:
+        follow.append(f"**Exercise.** {_as_task(other.draft.summary)} Try it before you read on.")
+        follow.append(f"**Solution.** {hooks[1]}\n\n{other.shown(1)}")
+    text = "\n\n".join([*parts, *(part for part in follow if part)])
+    return text + "\n"
 
 # %% ../nbs/00n_textbooks.ipynb #caa74ef1
 def textbook_section(

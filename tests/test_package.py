@@ -25,7 +25,12 @@ def unpacked(tmp_path_factory):
 
 def python(site: Path, code: str) -> str:
     "What `code` prints, run away from the checkout, with no compiler on PATH."
-    environment = {**os.environ, "PYTHONPATH": str(site), "PATH": "/nonexistent", "CC": "/bin/false"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "PATH": "/nonexistent",
+        "CC": "/bin/false",
+    }
     run = [sys.executable, "-c", code]
     done = subprocess.run(
         run, cwd=site.parent, env=environment, capture_output=True, text=True, timeout=120
@@ -55,7 +60,7 @@ def test_every_console_script_explains_itself(unpacked):
     for script in scripts:
         name, target = script.split("=")
         module, function = target.split(":")
-        code = f"import sys; sys.argv = [{name!r}, '--help']; from {module} import {function} as f; f()"
+        code = f"import sys; sys.argv = [{name!r}, '--help']\nfrom {module} import {function} as f; f()"
         assert "usage:" in python(unpacked, code), name
 
 

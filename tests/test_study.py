@@ -1,4 +1,4 @@
-"""The whole chain at a tiny size: it ends in the promised files, and survives the plug being pulled."""
+"""The whole chain at a tiny size ends in the promised files, and survives the plug being pulled."""
 
 import json
 import os
@@ -56,7 +56,16 @@ def test_every_stage_has_a_manifest(home):
     for stage in STAGES:
         manifest = read_manifest(home / "runs" / "tiny" / stage)
         assert manifest["stage"] == stage
-        for field in ("config", "inputs", "git", "packages", "device", "seconds", "counts", "files"):
+        for field in (
+            "config",
+            "inputs",
+            "git",
+            "packages",
+            "device",
+            "seconds",
+            "counts",
+            "files",
+        ):
             assert field in manifest, (stage, field)
         for name, file in manifest["files"].items():
             assert file_sha256(home / "runs" / "tiny" / stage / name) == file["sha256"]
@@ -80,7 +89,9 @@ def test_ablation_has_every_arm_seed_and_metric(home):
 def test_a_second_run_builds_nothing(home):
     before = {s: (home / "runs/tiny" / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
     finish(home)
-    assert before == {s: (home / "runs/tiny" / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+    assert before == {
+        s: (home / "runs/tiny" / s / "manifest.json").stat().st_mtime_ns for s in STAGES
+    }
 
 
 def test_same_seed_same_weights(home, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every stage in order at a size of about a minute: python tests/tiny_study.py (PHI1_HOME says where)."""
+"""Every stage in order, in about a minute: PHI1_HOME=FOLDER python tests/tiny_study.py"""
 
 from dataclasses import replace
 
@@ -8,7 +8,10 @@ nano = config.nano
 config.SCALES["tiny"] = tiny = replace(
     nano,
     name="tiny",
-    model=replace(nano.model, vocab_size=1024, d_model=32, n_layers=1, d_mlp=64, rotary_dim=4, context_length=64),
+    model=replace(
+        nano.model, vocab_size=1024, d_model=32, n_layers=1, d_mlp=64, rotary_dim=4,
+        context_length=64,
+    ),
     pretrain=replace(
         nano.pretrain, planned_steps=9, stop_step=6, warmup_steps=1, batch_size=8,
         micro_batch_size=4, checkpoint_every=3,
