@@ -579,7 +579,7 @@ def mistake(
                 before, after = (_tidy(line[2:].strip()) for line in changed)
                 return (
                     f"Suppose you write `{after}` where `{before}` should stand. Then "
-                    f"`{example.call(arguments)}` gives {got!r}, and the right answer is {result!r}."
+                    f"`{example.call(arguments)}` gives {got!r}, the right answer is {result!r}."
                 )
     return ""
 

@@ -60,7 +60,8 @@ def test_every_console_script_explains_itself(unpacked):
     for script in scripts:
         name, target = script.split("=")
         module, function = target.split(":")
-        code = f"import sys; sys.argv = [{name!r}, '--help']\nfrom {module} import {function} as f; f()"
+        ask = f"import sys; sys.argv = [{name!r}, '--help']"
+        code = f"{ask}; from {module} import {function}; {function}()"
         assert "usage:" in python(unpacked, code), name
 
 

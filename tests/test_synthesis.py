@@ -1,0 +1,172 @@
+"""What the teacher's notebooks can't show on one page: promises over many exercises."""
+
+import ast
+import doctest
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from phi1_nb import synthesis
+from phi1_nb.routines import ROUTINES
+from phi1_nb.sandbox import run_programs
+from phi1_nb.teacher import Exercise
+from phi1_nb.textbooks import TOPICS, section_program
+
+N = 800
+
+
+@pytest.fixture(scope="module", params=["first", "whole"])
+def course(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def made(course):
+    drops = Counter()
+    train, heldout, drops = synthesis.collect(N, 60, 3, course, progress=False)
+    return train, heldout, drops
+
+
+def test_the_number_of_workers_changes_nothing(course):
+    runs = [synthesis.collect(250, 10, 4, course, workers, progress=False) for workers in (1, 2)]
+    assert runs[0] == runs[1]
+
+
+def test_another_seed_gives_other_exercises(course):
+    one, two = (synthesis.collect(100, 5, seed, course, progress=False)[0] for seed in (0, 1))
+    assert len({e.prompt for e in one} & {e.prompt for e in two}) < 10
+
+
+def test_exercises_are_distinct(made):
+    train, heldout, _ = made
+    assert len({e.prompt for e in train + heldout}) == len(train) + len(heldout) == N + 60
+
+
+def test_held_out_compositions_and_programs_are_new_and_their_blocks_known(made):
+    train, heldout, _ = made
+    assert {e.split for e in train} == {"train"} and {e.split for e in heldout} == {"heldout"}
+    assert not {e.composition for e in train} & {e.composition for e in heldout}
+    programs = {synthesis.fingerprint(e.text) for e in train}
+    assert not programs & {synthesis.fingerprint(e.text) for e in heldout}
+    known = {block for e in train for block in synthesis.blocks_of(e.composition)}
+    assert all(known.issuperset(synthesis.blocks_of(e.composition)) for e in heldout)
+
+
+def test_every_exercise_passes_its_own_test_in_human_eval_form(made):
+    train, heldout, _ = made
+    programs = []
+    for exercise in train[:300] + heldout:
+        row = synthesis.as_row(exercise)
+        programs.append(
+            row["prompt"] + row["solution"] + "\n" + row["test"] + f"\ncheck({row['entry_point']})"
+        )
+    assert all(verdict.passed for verdict in run_programs(programs, per_process=20))
+
+
+def test_tests_have_five_calls_or_more_that_the_docstring_does_not_show(made):
+    for exercise in made[0][:300]:
+        calls = re.findall(r"candidate(\(.*?\)) (?:==|is|-)", exercise.test)
+        assert len(calls) >= 5, exercise.test
+        assert not any(exercise.entry_point + call in exercise.prompt for call in calls)
+
+
+def test_mutants_fail(made):
+    killed, of = synthesis.mutants_killed(made[0][:60])
+    assert of > 100 and killed > 0.8 * of
+
+
+def test_doctests_and_examples_in_prose_are_true(made):
+    shown = 0
+    for exercise in made[0] + made[1]:
+        space = {}
+        exec(exercise.text, space)
+        docstring = space[exercise.entry_point].__doc__
+        for example in doctest.DocTestParser().get_examples(docstring):
+            assert repr(eval(example.source, space)) + "\n" == example.want
+            shown += 1
+        prose = re.search(
+            r"(?:example, |Example: |^ *)(\w+\(.*\)) (?:returns|==|->) (.*?)\.?$", docstring, re.M
+        )
+        if prose and prose[1].startswith(exercise.entry_point):
+            assert eval(prose[1], space) == eval(prose[2])
+            shown += 1
+    assert shown > 100
+
+
+def test_prompts_end_at_the_docstring_and_solutions_are_short(made):
+    for exercise in made[0]:
+        assert exercise.prompt.endswith('"""\n') and exercise.solution.endswith("\n")
+        function = ast.parse(exercise.text).body[-1]
+        assert function.name == exercise.entry_point
+        assert len(exercise.solution.splitlines()) <= 14
+
+
+def test_at_least_sixty_families():
+    families = {
+        e.family
+        for e in (synthesis.candidate(0, i) for i in range(2000))
+        if isinstance(e, Exercise)
+    }
+    assert len(families) >= 60 and len({routine.name for routine in ROUTINES}) == len(ROUTINES)
+
+
+def test_nothing_that_terminates_badly_hides_in_the_routines(made):
+    assert not any("sandbox" in reason or "raises" in reason for reason in made[2]), made[2]
+
+
+def test_textbook_programs_print_what_their_comments_say():
+    drops = Counter()
+    sections = synthesis.textbooks(2 * len(TOPICS), 1, drops, workers=1)
+    assert len(sections) == 2 * len(TOPICS) and {s["topic"] for s in sections} == {
+        t.title for t in TOPICS
+    }
+    spoiled = [re.sub(r"\)  # (.*)", r")  # spoiled \1", s["text"], count=1) for s in sections[:20]]
+    assert not any(v.passed for v in run_programs([section_program(text) for text in spoiled]))
+
+
+def test_textbooks_never_show_a_held_out_composition():
+    from random import Random
+
+    from phi1_nb.pipelines import composition
+    from phi1_nb.teacher import Dropped, split_of
+    from phi1_nb.textbooks import draw_example
+
+    seen = 0
+    for number in range(3000):
+        try:
+            example = draw_example(TOPICS[number % len(TOPICS)], Random(number))
+        except Dropped:
+            continue
+        seen += 1
+        assert split_of(composition(example.plan)) == "train"
+    assert seen > 100
+
+
+def test_command_writes_the_same_bytes_twice_and_refuses_nonsense(tmp_path):
+    def call(*arguments):
+        script = tmp_path / "synthesize.py"
+        script.write_text("from phi1_nb.synthesis import main\n\nmain()\n")
+        environment = os.environ | {"PHI1_HOME": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    for path in (first, second):
+        done = call("--kind", "exercises", "--n", 150, "--seed", 2, "--out", path)
+        assert done.returncode == 0, done.stderr
+    assert first.read_bytes() == second.read_bytes()
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    assert len(rows) == 150 and set(rows[0]) == {
+        "prompt", "solution", "entry_point", "family", "composition", "test", "split"
+    }  # fmt: skip
+    assert "make its folder" in call("--n", 5, "--out", tmp_path / "no" / "x.jsonl").stderr
+    assert "at least one" in call("--n", 0, "--out", first).stderr
