@@ -210,7 +210,7 @@ _nano_pretrain = _shrink(
     checkpoint_every=40,
 )
 _nano_finetune = replace(
-    _shrink(phi_1.finetune, 1500, batch_size=8, micro_batch_size=8, dtype="bf16"),
+    _shrink(phi_1.finetune, 1200, batch_size=8, micro_batch_size=8, dtype="bf16"),
     peak_lr=1e-2,
     checkpoint_every=250,
 )
