@@ -255,7 +255,7 @@ digit_count | int | len(str(abs({x}))) | number of digits | | count the digits o
 digit_sum | int | sum(int(d) for d in str(abs({x}))) | digit sum | digit sums
   | add up the digits of {them} | digit_sums
 distance | int | abs({x} - {k}) | distance to {k} | distances to {k} of {X}
-  | take the distance of {them} to {k} | distances
+  | take the distance to {k} of {them} | distances
 """,
 )
 
@@ -482,13 +482,16 @@ concat | word | str | "".join({g}) | joined = "" | joined += {y} | joined
   | Join the {X} into one string / Concatenate the {X}
   | join {R} into one string / concatenate {R} | join concatenate | -
 join_space | word | str | " ".join({g}) | parts = [] | parts.append({y}) | " ".join(parts)
-  | Join the {X} with spaces / Return the {X} separated by single spaces
+  | Return one string of the {X}, separated by spaces
+  / Build one string of the {X} with a space between each two
   | join {R} with spaces | join spaced | -
 join_comma | word | str | ", ".join({g}) | parts = [] | parts.append({y}) | ", ".join(parts)
-  | Join the {X} with a comma and a space | join {R} with a comma and a space
+  | Return one string of the {X},
+  separated by a comma and a space | join {R} with a comma and a space
   | join comma_join listing | -
 join_dash | word char | str | "-".join({g}) | parts = [] | parts.append({y}) | "-".join(parts)
-  | Join the {X} with dashes / Return the {X} joined by '-'
+  | Return one string of the {X}, separated by dashes
+  / Build one string of the {X} with '-' between each two
   | join {R} with dashes / join {R} by '-' | join dash_join hyphenate | -
 text | char | str | "".join({g}) | result = "" | result += {y} | result
   | Return a string of the {X} / Return the {X} as one string / Build a string from the {X}

@@ -518,7 +518,7 @@ def recursion_body(
 # %% ../nbs/00i_pipelines.ipynb #314d5638
 _REDUCED = re.compile(
     r"is (not )?(greater|larger|above|below|less|smaller|at least|at most|divisible|more than|between|"
-    r"different from|longer|shorter|exactly)"
+    r"different from)"
 )
 _CONTAINER = {
     "list_int": "the list", "list_str": "the list", "str": "the text", "sentence": "the text", "grid": "the grid",
@@ -573,27 +573,22 @@ def noun_phrase(
     "The filtered elements, in the plural and without an article."
     many, adjectives, relative, reduced = said.many, [], [], []
     for used in plan.filters:
-        block = used.block
+        block, replaces = used.block, used.block.adjective.startswith("=")
         if plan.view.block.gives == "key":
             relative.append(f"whose {plan.value} {_clause(used, rng, plural=False)}")
-        elif used.key:
-            noun = fill(used.key.block.noun, "", used.key.words)
-            relative.append(f"whose {noun} {_clause(used, rng, plural=False)}")
+        elif key := used.key:
+            whose = f"whose {fill(key.block.noun, '', key.words)}"
+            relative.append(f"{whose} {_clause(used, rng, plural=False)}")
         elif block.takes == "pair":
             relative.append(f"in which {fill(block.clauses[0], '', used.words)}")
-        elif (
-            block.adjective.startswith("=")
-            and many == said.many
-            and not adjectives
-            and rng.random() < 0.8
-        ):
+        elif replaces and many == said.many and not adjectives and rng.random() < 0.8:
             many = block.adjective[1:]
-        elif block.adjective and not block.adjective.startswith("=") and rng.random() < 0.75:
+        elif block.adjective and not replaces and rng.random() < 0.75:
             adjectives.append(block.adjective)
         else:
             clause = rng.choice(block.clauses)
             short = (
-                len(plan.filters) == 1 and _REDUCED.match(clause) and said.where.startswith(" in ")
+                _REDUCED.match(clause) and said.where.startswith(" in ") and len(plan.filters) == 1
             )
             if short and rng.random() < 0.5:
                 reduced.append(fill(clause[3:], "", used.words))

@@ -320,9 +320,13 @@ def main(
     "Build the synthetic data of a scale, or write some to a file."
     if kind not in ("exercises", "textbooks"):
         raise ValueError(f"there is no kind {kind!r}: choose exercises or textbooks")
+    if n < 1:
+        raise ValueError(f"n is {n}: ask for at least one")
     if out is None:
         folder = synthesis(scale)
         return print(f"{folder}\n{pd.read_csv(folder / 'diversity.csv').to_string(index=False)}")
+    if not Path(out).resolve().parent.is_dir():
+        raise ValueError(f"{out} can't be written: make its folder first")
     drops = Counter()
     if kind == "textbooks":
         rows = textbooks(n, seed, drops)
