@@ -55,7 +55,9 @@ def check_complete(
                 f"06_humaneval has no score for {wanted}: delete its folder, run again"
             )
     arms = {arm: i for i, arm in enumerate(ARMS)}
-    order = scores.assign(order=scores["arm"].map(arms)).sort_values(["metric", "order", "seed"])
+    low = scores[["low", "value"]].min(axis=1)  # an interval's end may round to 1e-18 above 0
+    order = scores.assign(order=scores["arm"].map(arms), low=low)
+    order = order.sort_values(["metric", "order", "seed"])
     return order[COLUMNS].reset_index(drop=True)
 
 # %% ../nbs/09_results.ipynb #a37754b5
