@@ -713,8 +713,11 @@ def main(
     asked = []
 
     def ask(signum, frame):
-        asked.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        # the kernel sends a dying parent's signal once for each of its threads
+        if asked and time.monotonic() - asked[0] > 1:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        asked.append(time.monotonic())
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, ask)

@@ -336,9 +336,6 @@ def test_a_failing_rank_takes_the_others_down(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-@pytest.mark.xfail(
-    reason="on an idle machine the rank ends without the checkpoint that SIGTERM asks for: unsolved"
-)
 def test_training_ends_with_the_notebook(run, tmp_path):
     folder = write_run(tmp_path / "run", without_dropout(run, planned_steps=10**6, stop_step=10**5))
     script = f"from phi1_nb.launch import launch; launch({str(folder)!r})"
