@@ -3,6 +3,7 @@
     python nbs/_build.py             _docs/: with Quarto if it is on PATH, else with smalldocs
     python nbs/_build.py --readme    README.md from nbs/index.ipynb
     python nbs/_build.py --check     only look for broken links in _docs/
+    python nbs/_build.py --outputs   the outputs of `make study` go into nbs/, from runs/nano/
 
 `nbdev_docs` and `nbdev_readme` do this where Quarto is installed, and where it isn't they try to
 install it with sudo. So the steps are taken here one by one; Quarto, when there, only renders.
@@ -195,6 +196,34 @@ def readme(index: Path) -> str:
     return f"<!-- Made from nbs/{index.name}: edit that and run `make prepare`. -->\n\n{text}\n"
 
 
+def with_outputs(notebook: dict, executed: dict) -> int:
+    """Give the `#| run` cells of `notebook` the outputs of its executed copy; how many there are.
+
+    Progress and warnings on stderr stay behind. Raises `ValueError` for a cell that has changed
+    since, or that was never run."""
+    ran = {cell["id"]: cell for cell in executed["cells"]}
+    stored = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code" or not "".join(cell["source"]).startswith("#| run"):
+            continue
+        copy = ran.get(cell["id"], {"source": "", "outputs": []})
+        if "".join(copy["source"]) != "".join(cell["source"]) or copy["execution_count"] is None:
+            raise ValueError(f"cell {cell['id']} isn't the one that was run: `make study` first")
+        cell["outputs"] = [o for o in copy["outputs"] if o.get("name") != "stderr"]
+        stored += 1
+    return stored
+
+
+def store_outputs(runs: Path) -> None:
+    "Take over the outputs of each stage that has an executed copy in `runs`."
+    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        executed = json.loads((runs / path.name).read_text(encoding="utf-8"))
+        if with_outputs(notebook, executed):
+            text = json.dumps(notebook, indent=1, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> int:
     "Build what the command line asks for; 1 if a link is broken."
     parser = argparse.ArgumentParser(
@@ -202,8 +231,12 @@ def main() -> int:
     )
     parser.add_argument("--readme", action="store_true", help="write README.md only")
     parser.add_argument("--check", action="store_true", help="check the links of _docs only")
+    parser.add_argument("--outputs", action="store_true", help="store outputs of runs/nano only")
     asked = parser.parse_args()
     os.chdir(ROOT)
+    if asked.outputs:
+        store_outputs(ROOT / "runs" / "nano")
+        return 0
     if asked.readme:
         (ROOT / "README.md").write_text(readme(ROOT / "nbs/index.ipynb"), encoding="utf-8")
         return 0

@@ -293,11 +293,12 @@ def _locked(path: Path):
 def _disk_errors_explained(folder: Path):
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # safetensors has an exception of its own, without errno
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise OSError(
-            error.errno,
+            errno.ENOSPC,
             f"no space left while writing {folder}: free some, or set PHI1_HOME to a folder on a "
             "larger disk; nothing half written was kept in its place",
         ) from error

@@ -71,6 +71,19 @@ def is_validation(
         == 0
     )
 
+# %% ../nbs/02_packing.ipynb #3fb1c0de
+def _batches(documents: Iterable[str], largest: int = 1 << 21) -> Iterator[list[str]]:
+    "Lists of documents of about `largest` characters: what is in memory at a time."
+    batch, size = [], 0
+    for text in documents:
+        batch.append(text)
+        size += len(text)
+        if size >= largest:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
 # %% ../nbs/02_packing.ipynb #7dbbe14f
 def pack(
     documents: Iterable[str],  # texts, read once
@@ -90,7 +103,8 @@ def pack(
         for batch in _batches(documents):
             for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
                 held_out = is_validation(text)
-                np.array([*ids, tokenizer.eot], np.uint16).tofile(val if held_out else train)
+                row = np.array([*ids, tokenizer.eot], np.uint16)
+                (val if held_out else train).write(row.tobytes())
                 prefix = "val_" if held_out else ""
                 counts[f"{prefix}documents"] += 1
                 counts[f"{prefix}tokens"] += len(ids) + 1
@@ -102,19 +116,6 @@ def pack(
             f"the data set {name} is empty: look at what the stages before {name} kept"
         )
     return counts
-
-
-def _batches(documents: Iterable[str], largest: int = 1 << 21) -> Iterator[list[str]]:
-    "Lists of documents of about `largest` characters: what is in memory at a time."
-    batch, size = [], 0
-    for text in documents:
-        batch.append(text)
-        size += len(text)
-        if size >= largest:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 # %% ../nbs/02_packing.ipynb #2308c79c
 def data_sets(

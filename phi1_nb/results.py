@@ -130,6 +130,7 @@ def draw_paper(
     handles = [plt.Rectangle((0, 0), 1, 1, color=grey) for grey in _GREYS.values()]
     labels = ["The Stack (+)", "CodeTextbook", "CodeTextbook, CodeExercises"]
     axis.legend(handles, labels, frameon=False, fontsize=7, loc="upper left")
+    axis.set_ylim(0, 70)  # room for the legend
     axis.set_xticks(range(3), groups, fontsize=7)
     axis.set_ylabel("%")
     axis.set_title("the paper's Figure 2.1: HumanEval, pass@1", fontsize=9)

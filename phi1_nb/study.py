@@ -107,9 +107,8 @@ def run_notebook(
     partial = copy.with_name(f".{copy.name}")
     given = {k: v for k, v in parameters.items() if k in parameter_names(path)}
     try:
-        execute_notebook(
-            path, partial, given, progress_bar=False, stderr_file=sys.stderr, cwd=path.parent
-        )
+        how = dict(progress_bar=False, stderr_file=sys.stderr, cwd=path.parent)
+        execute_notebook(path, partial, given, **how, extra_arguments=["--log-level=ERROR"])
         executed = json.loads(partial.read_text())
         executed["metadata"]["phi1_nb"] = notebook_key(path, scale)
         partial.write_text(json.dumps(executed, indent=1))

@@ -315,6 +315,7 @@ def main(
     kind: str = "exercises",  # "exercises" or "textbooks"; used with `out`
     n: int = 20_000,  # how many; used with `out`
     seed: int = 0,  # the same seed gives the same bytes; used with `out`
+    course: str = "whole",  # what exercises are drawn from: "whole" or "first"; used with `out`
     out: str = None,  # a JSONL file to write; without it the stage of `scale` is built
 ):
     "Build the synthetic data of a scale, or write some to a file."
@@ -322,6 +323,8 @@ def main(
         raise ValueError(f"there is no kind {kind!r}: choose exercises or textbooks")
     if n < 1:
         raise ValueError(f"n is {n}: ask for at least one")
+    if course not in COURSES:
+        raise ValueError(f"there is no course {course!r}: choose one of {', '.join(COURSES)}")
     if out is None:
         folder = synthesis(scale)
         return print(f"{folder}\n{pd.read_csv(folder / 'diversity.csv').to_string(index=False)}")
@@ -331,7 +334,7 @@ def main(
     if kind == "textbooks":
         rows = textbooks(n, seed, drops)
     else:
-        found = islice(exercises_of(seed, drops, min(1000, n)), n)
+        found = islice(exercises_of(seed, drops, min(1000, n), course), n)
         rows = [as_row(exercise) for exercise in tqdm(found, total=n, unit="exercise")]
     write_atomic(Path(out), _jsonl(rows))
     print(f"{len(rows)} {kind} in {out}; dropped: {dict(drops.most_common())}")

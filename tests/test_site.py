@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -155,3 +156,41 @@ def test_a_stage_takes_its_scale_from_one_cell(path):
         s for s, cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])
     ]
     assert len(tagged) == 1 and 'scale = "nano"' in tagged[0]
+
+
+def notebook_of(*sources: str, count: int | None = 1) -> dict:
+    "A notebook of code cells a, b, ...; each printed its name and warned."
+    made = []
+    for name, source in zip("abc", sources, strict=False):
+        prints = [{"output_type": "stream", "name": s, "text": name} for s in ("stdout", "stderr")]
+        made.append({"cell_type": "code", "id": name, "source": source, "execution_count": count})
+        made[-1]["outputs"] = prints
+    return {"cells": made}
+
+
+def test_outputs_of_a_run_are_stored_without_its_warnings(build):
+    page, copy = (notebook_of("1 + 1", "#| run\nlosses()") for _ in range(2))
+    page["cells"][0]["outputs"] = page["cells"][1]["outputs"] = []
+    assert build.with_outputs(page, copy) == 1
+    assert [len(cell["outputs"]) for cell in page["cells"]] == [0, 1]
+    assert page["cells"][1]["outputs"][0]["name"] == "stdout"
+
+
+NEVER_RUN = notebook_of("1", "#| run\nf()", count=None)
+
+
+@pytest.mark.parametrize("copy", [notebook_of("1", "#| run\ng()"), notebook_of("1"), NEVER_RUN])
+def test_outputs_of_another_cell_are_refused(build, copy):
+    with pytest.raises(ValueError, match="make study"):
+        build.with_outputs(notebook_of("1", "#| run\nf()"), copy)
+
+
+def test_the_readme_tells_the_numbers_of_the_committed_run():
+    table = pd.read_csv(ROOT / "results" / "nano" / "ablation.csv")
+    table = table.set_index(["metric", "arm", "seed"]).value
+    told = (ROOT / "README.md").read_text(encoding="utf-8")
+    for arm in ("codeexercises", "raw_code_then_exercises"):
+        percents = " and ".join(f"{v:.0%}" for v in table["heldout_pass@1", arm])
+        assert percents in told, (arm, percents)
+    bits = table["humaneval_bits_per_byte"].groupby("arm").mean()
+    assert f"{bits['raw_code'] - bits['codetextbook']:.2f} bits per byte" in told

@@ -136,3 +136,25 @@ def test_packed_rows_refuse_a_torn_file(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"abc")
     with pytest.raises(ValueError, match="half a token"):
         PackedRows(tmp_path / "x.bin", 8)
+
+
+def may_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs a mount namespace for a small disk of its own")
+@pytest.mark.parametrize("module", "quality_filter synthesis packing pretrain humaneval".split())
+def test_a_full_disk_is_named_and_costs_nothing(home, tmp_path, module):
+    script = SCRIPT.with_name("full_disk.py")
+    command = ["unshare", "-rm", sys.executable, script, home, module, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["error"], "the disk was large enough"
+    remedy = "free some disk space" if module == "pretrain" else "free some, or set PHI1_HOME"
+    assert remedy in seen["error"], seen["error"]
+    assert not [name for name in seen["left"] if name.endswith(module)], seen["left"]
+    assert seen["then"]
