@@ -153,6 +153,12 @@ def _shrink(run: TrainConfig, planned_steps: int, **changes) -> TrainConfig:
         **changes,
     )
 
+
+def _initializer_range(d_model: int) -> float:
+    "The paper's spread at its width, and the same spread of a layer's output at another."
+    paper = phi_1.model
+    return round(paper.initializer_range * (paper.d_model / d_model) ** 0.5, 4)
+
 # %% ../nbs/00b_config.ipynb #918d5675
 _micro_pretrain = _shrink(
     phi_1.pretrain,
@@ -184,6 +190,7 @@ micro = replace(
         n_heads=4,
         d_mlp=1024,
         context_length=512,
+        initializer_range=_initializer_range(256),
     ),
     pretrain=_micro_pretrain,
     finetune=_micro_finetune,
@@ -227,6 +234,7 @@ nano = replace(
         rotary_dim=16,
         d_mlp=512,
         context_length=256,
+        initializer_range=_initializer_range(128),
         attn_dropout=0.0,
         resid_dropout=0.0,
     ),
