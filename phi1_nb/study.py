@@ -7,12 +7,18 @@ __all__ = ['notebooks', 'notebook_key', 'stage_of', 'executed_copy', 'up_to_date
            'main']
 
 # %% ../nbs/00m_study.ipynb #40cc3f24
+import ctypes
 import importlib
 import json
 import os
 import re
+import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 
 from fastcore.script import call_parse
@@ -124,13 +130,34 @@ def study(
     "Run every notebook that isn't up to date; print each one's state. Raises what one raises."
     get_scale(scale)
     paths = notebooks()
-    for i, path in enumerate(paths, 1):
-        position = f"[{i:2}/{len(paths)}] {path.stem}"
-        if up_to_date(path, scale):
-            print(f"{position}: up to date", flush=True)
-            continue
-        print(f"{position}: running", flush=True)
-        run_notebook(path, scale=scale)
+    places = {path: f"[{i:2}/{len(paths)}] {path.stem}" for i, path in enumerate(paths, 1)}
+    for stage, group in groupby(paths, stage_of):
+        waiting = []
+        for path in group:
+            if up_to_date(path, scale):
+                print(f"{places[path]}: up to date", flush=True)
+            else:
+                print(f"{places[path]}: running", flush=True)
+                waiting.append(path)
+        if stage is None:
+            _side_by_side(waiting, scale)
+        elif waiting:
+            run_notebook(waiting[0], scale=scale)
+
+
+def _side_by_side(paths: list[Path], scale: str) -> None:
+    "Run notebooks that need nothing of one another, one for each core."
+    workers = min(os.cpu_count(), len(paths))
+    if not workers:
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+        for _ in pool.map(partial(run_notebook, scale=scale), paths):
+            pass
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 # %% ../nbs/00m_study.ipynb #05c5c389
 @call_parse

@@ -194,3 +194,10 @@ def test_the_readme_tells_the_numbers_of_the_committed_run():
         assert percents in told, (arm, percents)
     bits = table["humaneval_bits_per_byte"].groupby("arm").mean()
     assert f"{bits['raw_code'] - bits['codetextbook']:.2f} bits per byte" in told
+
+
+def test_the_readme_lists_every_notebook():
+    told = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [
+        name for name in IDS if name != "index" and f"[{name}](nbs/{name}.ipynb)" not in told
+    ] == []

@@ -8,14 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
+from papermill.exceptions import PapermillExecutionError
 from tiny_study import tiny
 
 from phi1_nb.config import ARMS
 from phi1_nb.core import MissingArtifact, content_digest, file_sha256, read_manifest
 from phi1_nb.packing import PackedRows, packing
 from phi1_nb.pretrain import pretrain
+from phi1_nb.study import study
 
 SCRIPT = Path(__file__).parent / "tiny_study.py"
 STAGES = (
@@ -158,3 +161,30 @@ def test_a_full_disk_is_named_and_costs_nothing(home, tmp_path, module):
     assert remedy in seen["error"], seen["error"]
     assert not [name for name in seen["left"] if name.endswith(module)], seen["left"]
     assert seen["then"]
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+def test_every_notebook_is_run_once_and_a_failing_one_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    for name in ("00a_one", "00b_two", "00c_three"):
+        write_notebook(tmp_path / "nbs" / f"{name}.ipynb", f"print({name!r})")
+    study("nano")
+    assert [line[7:] for line in capsys.readouterr().out.splitlines()] == [
+        "00a_one: running",
+        "00b_two: running",
+        "00c_three: running",
+    ]
+    for name in ("00a_one", "00b_two", "00c_three"):
+        (cell,) = nbformat.read(tmp_path / "runs/nano" / f"{name}.ipynb", 4).cells
+        assert cell.outputs[0].text == f"{name}\n"
+    write_notebook(tmp_path / "nbs" / "00b_two.ipynb", "1 / 0")
+    with pytest.raises(PapermillExecutionError, match="division by zero"):
+        study("nano")
+    assert capsys.readouterr().out.count("up to date") == 2
+    assert "ZeroDivisionError" in (tmp_path / "runs/nano/00b_two.ipynb").read_text()
