@@ -218,7 +218,7 @@ _nano_pretrain = _shrink(
 )
 _nano_finetune = replace(
     _shrink(phi_1.finetune, 1200, batch_size=8, micro_batch_size=8, dtype="bf16"),
-    peak_lr=1e-2,
+    peak_lr=_nano_pretrain.peak_lr,
     checkpoint_every=250,
 )
 
