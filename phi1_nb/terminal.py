@@ -61,7 +61,7 @@ class Painter:
         from pygments.formatters import TerminalFormatter
         from pygments.lexers import PythonLexer
 
-        self.lexer, self.formatter = PythonLexer(stripnl=False, ensurenl=False), TerminalFormatter()
+        self.lexer, self.formatter = PythonLexer(), TerminalFormatter()
         self.text, self.done = "", 0
 
     def feed(self, piece: str, last: bool = False) -> str:
@@ -70,8 +70,8 @@ class Painter:
 
         self.text += piece
         ready, end = [], 0
-        tokens = list(self.lexer.get_tokens(self.text))
-        for kind, value in tokens if last else tokens[:-1]:
+        tokens = list(self.lexer.get_tokens_unprocessed(self.text))
+        for _, kind, value in tokens if last else tokens[:-1]:
             start, end = end, end + len(value)
             if end > self.done:
                 ready.append((kind, value[max(0, self.done - start) :]))
@@ -133,7 +133,7 @@ def load(
 @call_parse
 def main(
     prompt: str,  # the beginning of a program; \n and \t are understood
-    model: str,  # folder with config.json, weights and tokenizer.json, or a name on the hub
+    model: str = "",  # folder with config.json, weights and tokenizer.json, or a name on the hub
     n: int = 1,  # completions to print
     temperature: float = 0.0,  # 0 is greedy
     top_p: float = 1.0,  # share of probability to draw from
@@ -142,6 +142,8 @@ def main(
     weights: str = "stored",  # dtype in memory: stored, fp32 or bf16
 ):
     "Complete a Python prompt with the model in a folder, live."
+    if not model:
+        raise SystemExit("phi1_generate: give --model, a folder or a name on the hub")
     if n < 1:
         raise SystemExit(f"phi1_generate: --n {n}: ask for at least 1")
     if n > 1 and temperature == 0:
