@@ -32,10 +32,10 @@ def pick(
         raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
     if temperature == 0:
         return best.indices
-    p = torch.softmax(logits.double() / temperature, -1)
+    p = torch.softmax(logits.float() / temperature, -1)
     if top_p < 1:
         p = _nucleus(p, top_p)
-    height = p.cumsum(-1)
+    height = p.cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(height, (uniform * height[:, -1])[:, None], right=True)
     return place.clamp(max=logits.shape[1] - 1)[:, 0]
 
@@ -84,8 +84,14 @@ class _Batch:
         self.owners: list[int] = []
         self.logits = torch.empty(0, len(weight), device=weight.device, dtype=weight.dtype)
 
-    def join(self, owners: list[int], prompts: list[list[int]]) -> None:
-        "Read prompts into free slots; their next tokens' logits stand last."
+    def join(self, owners: list[int], prompts: list[list[int]], n_tokens: int = 4096) -> None:
+        "Read prompts into free slots, about `n_tokens` at a time; their logits stand last."
+        while owners:
+            n = max(1, n_tokens // len(prompts[0]))
+            self._read(owners[:n], prompts[:n])
+            owners, prompts = owners[n:], prompts[n:]
+
+    def _read(self, owners: list[int], prompts: list[list[int]]) -> None:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):

@@ -204,6 +204,20 @@ def attend(
             return _Eager.apply(*(x.flatten(0, 1) for x in (q, k, v)), rate).view_as(q)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
 
+# %% ../nbs/03a_model.ipynb #819570a0
+def _attend_groups(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, groups: list[tuple[slice, int]]
+) -> Tensor:
+    "Attention of each group of rows to its own columns only, (B, H, T, D)."
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[rows], k[rows, :, :end], v[rows, :, :end], mask[rows, :, :, :end]
+            )
+            for rows, end in groups
+        ]
+    )
+
 # %% ../nbs/03a_model.ipynb #abe677bf
 @dataclass(frozen=True)
 class Documents:
@@ -256,6 +270,13 @@ def attend_documents(
     return out.unflatten(0, (n_rows, -1)).transpose(1, 2)
 
 # %% ../nbs/03a_model.ipynb #805ce398
+def _groups(lengths: Tensor, n_new: int, n_heads: int) -> list[tuple[slice, int]]:
+    "Rows in small groups, each with its own last column once `n_new` tokens are written."
+    size = max(1, 128 // n_heads) if lengths.device.type == "cpu" else len(lengths)
+    ends = [length + n_new for length in lengths.tolist()]
+    return [(slice(i, i + size), max(ends[i : i + size])) for i in range(0, len(ends), size)]
+
+
 class KVCache:
     "Keys and values, allocated once as `like` is: each (layers, n_rows, H, capacity, D)."
 
@@ -267,6 +288,7 @@ class KVCache:
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.lengths = torch.zeros(n_rows, dtype=torch.long, device=like.device)
         self.longest = 0
+        self.places, self.groups = self.lengths, []
 
     def rows(self, start: int, stop: int) -> "KVCache":
         "The cache of some rows, in the same memory: what one changes, the other sees."
@@ -284,16 +306,19 @@ class KVCache:
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         "Store new columns (B, H, T, D) behind each row's end; return all up to the longest row's."
-        n_new = k.shape[2]
+        n_rows, n_heads, n_new, width = k.shape
         end = self.longest + n_new
         keys, values = self.keys[layer], self.values[layer]
         if self.longest == 0:
             keys[:, :, :end], values[:, :, :end] = k, v
-        else:
-            rows = torch.arange(len(self.lengths), device=k.device)[:, None]
-            columns = self.lengths[:, None] + torch.arange(n_new, device=k.device)
-            for store, new in ((keys, k), (values, v)):
-                store.transpose(1, 2)[rows, columns] = new.transpose(1, 2)
+            return keys[:, :, :end], values[:, :, :end]
+        if layer == 0:
+            first = torch.arange(n_rows * n_heads, device=k.device).view(n_rows, n_heads, 1)
+            column = self.lengths[:, None, None] + torch.arange(n_new, device=k.device)
+            self.places = (first * keys.shape[2] + column).flatten()
+            self.groups = _groups(self.lengths, n_new, n_heads)
+        for store, new in ((keys, k), (values, v)):
+            store.view(-1, width).index_copy_(0, self.places, new.reshape(-1, width))
         return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, n_new: int, lengths: Tensor | None) -> None:
@@ -326,6 +351,8 @@ class Attention(nn.Module):
         rate = self.rate if self.training else 0.0
         if isinstance(mask, Documents):
             out = attend_documents(q, k, v, mask, rate, self.backend)
+        elif cache is not None and mask is not None:
+            out = _attend_groups(q, k, v, mask, cache.groups)
         else:
             out = attend(q, k, v, mask, rate, self.backend)
         return self.dense(out.transpose(1, 2).flatten(2))
