@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from phi1_nb.precision import with_weights
 from test_model import Letters, small
 
-from phi1_nb.generation import complete
+from phi1_nb.generation import complete, generate
 from phi1_nb.terminal import Painter, show, stream
 from phi1_nb.tokenizer import load_tokenizer, train_tokenizer
 
@@ -166,3 +167,24 @@ def test_samples_in_order_whatever_comes_first():
         out = io.StringIO()
         show(iter(pieces), [f"prompt {i} " for i in range(4)], colour=False, out=out)
         assert out.getvalue() == "\n\n".join(texts) + "\n"
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_smaller_weights(kind):
+    if kind == "int8":
+        pytest.importorskip("torchao")
+    model, ids = small(), torch.arange(200)[None]
+    smaller = with_weights(model, kind)
+    with torch.inference_mode():
+        exact, rounded = model(ids), smaller(ids).float()
+    assert 0 < (rounded - exact).std() < 0.03 * exact.std()
+    text = generate(smaller, [[1, 2, 3], [4]], max_new_tokens=20)
+    assert [len(new) for new in text] == [20, 20]
+    assert text == generate(smaller, [[1, 2, 3], [4]], max_new_tokens=20)
+    assert torch.equal(model(ids), exact)
+
+
+def test_int8_without_torchao_says_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'phi1_nb\[int8\]'"):
+        with_weights(small(), "int8")
