@@ -73,6 +73,15 @@ def _ends(tokens: list[int], tokenizer, stop: Sequence[str]) -> bool:
     text = tokenizer.decode(tokens[-longest - 3 :])
     return any(word in text for word in stop)
 
+# %% ../nbs/03b_generation.ipynb #fe79328e
+def _padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    "Token ids with zeros on the right, (B, T), and each prompt's length."
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids, lengths
+
 # %% ../nbs/03b_generation.ipynb #4ff87444
 class _Batch:
     "The texts that are being decoded: slot i of the cache belongs to prompt `owners[i]`."
@@ -92,11 +101,7 @@ class _Batch:
             owners, prompts = owners[n:], prompts[n:]
 
     def _read(self, owners: list[int], prompts: list[list[int]]) -> None:
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        ids, lengths = ids.to(self.device), lengths.to(self.device)
+        ids, lengths = (part.to(self.device) for part in _padded(prompts))
         cache = self.cache.rows(len(self.owners), len(self.owners) + len(owners)).clear()
         hidden = self.model.hidden(ids, cache=cache, lengths=lengths)
         last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
@@ -122,8 +127,7 @@ class _Batch:
 
     def step(self, tokens: Tensor) -> None:
         "Feed each row its token."
-        cache = self.cache.rows(0, len(self.owners))
-        self.logits = self.model(tokens[:, None], cache=cache)[:, 0]
+        self.logits = self.model(tokens[:, None], cache=self.cache.rows(0, len(self.owners)))[:, 0]
 
 # %% ../nbs/03b_generation.ipynb #5bb31a6a
 def _check(model: Phi, prompts: Sequence, max_new_tokens: int, temperature: float, top_p: float):

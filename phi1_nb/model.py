@@ -269,7 +269,7 @@ def attend_documents(
         out = out[0].transpose(0, 1)
     return out.unflatten(0, (n_rows, -1)).transpose(1, 2)
 
-# %% ../nbs/03a_model.ipynb #805ce398
+# %% ../nbs/03a_model.ipynb #5f0bd29a
 def _groups(lengths: Tensor, n_new: int, n_heads: int) -> list[tuple[slice, int]]:
     "Rows in small groups, each with its own last column once `n_new` tokens are written."
     size = max(1, 128 // n_heads) if lengths.device.type == "cpu" else len(lengths)
@@ -277,6 +277,13 @@ def _groups(lengths: Tensor, n_new: int, n_heads: int) -> list[tuple[slice, int]
     return [(slice(i, i + size), max(ends[i : i + size])) for i in range(0, len(ends), size)]
 
 
+def _places(lengths: Tensor, n_new: int, n_heads: int, capacity: int) -> Tensor:
+    "Where new columns go in a store seen as (rows * heads * capacity, D)."
+    first = torch.arange(len(lengths) * n_heads, device=lengths.device)
+    column = lengths[:, None, None] + torch.arange(n_new, device=lengths.device)
+    return (first.view(len(lengths), n_heads, 1) * capacity + column).flatten()
+
+# %% ../nbs/03a_model.ipynb #805ce398
 class KVCache:
     "Keys and values, allocated once as `like` is: each (layers, n_rows, H, capacity, D)."
 
@@ -287,8 +294,7 @@ class KVCache:
         shape = (config.n_layers, n_rows, config.n_heads, capacity, config.d_head)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.lengths = torch.zeros(n_rows, dtype=torch.long, device=like.device)
-        self.longest = 0
-        self.places, self.groups = self.lengths, []
+        self.longest, self.places, self.groups = 0, self.lengths, []
 
     def rows(self, start: int, stop: int) -> "KVCache":
         "The cache of some rows, in the same memory: what one changes, the other sees."
@@ -306,16 +312,14 @@ class KVCache:
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         "Store new columns (B, H, T, D) behind each row's end; return all up to the longest row's."
-        n_rows, n_heads, n_new, width = k.shape
+        _, n_heads, n_new, width = k.shape
         end = self.longest + n_new
         keys, values = self.keys[layer], self.values[layer]
         if self.longest == 0:
             keys[:, :, :end], values[:, :, :end] = k, v
             return keys[:, :, :end], values[:, :, :end]
         if layer == 0:
-            first = torch.arange(n_rows * n_heads, device=k.device).view(n_rows, n_heads, 1)
-            column = self.lengths[:, None, None] + torch.arange(n_new, device=k.device)
-            self.places = (first * keys.shape[2] + column).flatten()
+            self.places = _places(self.lengths, n_new, n_heads, keys.shape[2])
             self.groups = _groups(self.lengths, n_new, n_heads)
         for store, new in ((keys, k), (values, v)):
             store.view(-1, width).index_copy_(0, self.places, new.reshape(-1, width))

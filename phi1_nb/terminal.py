@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from fastcore.script import call_parse
-from .precision import with_weights
 
 from .generation import STOPS, cut_at_stop, fit, steps
 from .interchange import find_model
 from .model import Phi
+from .precision import with_weights
 from .tokenizer import load_tokenizer
 
 # %% ../nbs/03i_terminal.ipynb #d60e91ca
