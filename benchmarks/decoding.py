@@ -67,6 +67,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parallel", type=int, default=64, help="llama.cpp's slots")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 82, 164], help="to try")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
     how = parser.parse_args()
     config = replace(
@@ -82,7 +83,7 @@ def main():
     total = len(prompts) * n
     trials = {
         size: seconds(lambda s=size: transformers_generate(theirs, prompts, 16, temperature, s))
-        for size in (32, 82, 164)
+        for size in how.batch
     }
     best = min(trials, key=trials.get)
     print("transformers, 16 tokens, seconds by batch size:", trials)

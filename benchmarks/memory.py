@@ -6,20 +6,19 @@ Each case runs in a process of its own; what counts is the highest resident memo
 the same process with the model made and nothing run. Lower is better, so a ratio is peer / ours.
 """
 
-import argparse
+import multiprocessing
 import resource
-import subprocess
-import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from benchmarks.common import row, write
 from benchmarks.decoding import study_tokenizer, transformers_generate
 from benchmarks.llama_cpp import Engine, write_gguf
 from benchmarks.peers import SHAPES, transformers_model
 from benchmarks.train_step import stepper
+from phi1_nb.generation import generate
+from phi1_nb.model import Phi
 
 RUNS = 5
 
@@ -41,11 +40,6 @@ def train(shape: str, peer: str) -> float:
 
 def decode(shape: str, peer: str, n_prompts: int = 164, n: int = 64) -> float:
     "Megabytes for `n_prompts` texts of 200 tokens and `n` new ones, all decoded together."
-    from dataclasses import replace
-
-    from phi1_nb.generation import generate
-    from phi1_nb.model import Phi
-
     config = replace(SHAPES[shape][0], context_length=1024)
     prompts = [[i % 4000 + 1] * 200 for i in range(n_prompts)]
     if peer == "ours":
@@ -67,21 +61,15 @@ def decode(shape: str, peer: str, n_prompts: int = 164, n: int = 64) -> float:
 
 
 def measure(kind: str, shape: str, peer: str) -> list[float]:
-    "One number a process, `RUNS` times."
-    command = [sys.executable, "-m", "benchmarks.memory", "--one", kind, shape, peer]
-    outputs = [subprocess.run(command, capture_output=True, text=True) for _ in range(RUNS)]
-    return [float(out.stdout.split()[-1]) for out in outputs]
+    "One number a process, `RUNS` times; a process starts with everything imported, nothing run."
+    function = {"train": train, "decode": decode}[kind]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        return [pool.apply(function, (shape, peer)) for _ in range(RUNS)]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("KIND", "SHAPE", "PEER"))
-    how = parser.parse_args()
-    if how.one:
-        torch.manual_seed(0)
-        kind, shape, peer = how.one
-        print((train if kind == "train" else decode)(shape, peer))
-        return
+    import transformers.models.phi.modeling_phi  # noqa: F401
+
     cases = [("train", shape, "bf16 step") for shape in ("nano", "micro")]
     for kind, shape, what in [*cases, ("decode", "nano", "164 prompts of 200, 64 new")]:
         peers = ("transformers", "litgpt", "nanogpt") if kind == "train" else ()
