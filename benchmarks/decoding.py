@@ -84,21 +84,22 @@ def main():
     trials = {
         size: seconds(lambda s=size: transformers_generate(theirs, prompts, 16, temperature, s))
         for size in how.batch
+        if len(how.batch) > 1
     }
-    best = min(trials, key=trials.get)
+    best = min(trials, key=trials.get) if trials else how.batch[0]
     print("transformers, 16 tokens, seconds by batch size:", trials)
     tasks = {
         "ours": lambda: generate(ours, prompts, max_new_tokens=n, temperature=temperature),
         "transformers": lambda: transformers_generate(theirs, prompts, n, temperature, best),
         "llama.cpp": lambda: engine.generate(prompts, n, temperature),
     }
-    values = interleaved(
-        {name: lambda t=task: total / seconds(t) for name, task in tasks.items()}, how.rounds
-    )
-    if how.keep:
-        earlier = json.loads(how.keep.read_text()) if how.keep.exists() else {}
-        values = {name: earlier.get(name, []) + found for name, found in values.items()}
-        how.keep.write_text(json.dumps(values))
+    timed = {name: lambda t=task: total / seconds(t) for name, task in tasks.items()}
+    values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
+    for _ in range(how.rounds):
+        found = interleaved(timed, 1)
+        values = {name: values.get(name, []) + found[name] for name in tasks}
+        if how.keep:
+            how.keep.write_text(json.dumps(values))
     case = f"{how.shape} fp32, 164 prompts x {n}, T={temperature:g}, tokens/s"
     rows = [row(case, name, values["ours"], values[name]) for name in ("transformers", "llama.cpp")]
     write("decoding", rows)
