@@ -79,7 +79,7 @@ def main():
     tokenizer, n, temperature = study_tokenizer(), how.tokens, how.temperature
     prompts = [tokenizer.encode(problem["prompt"]) for problem in read_problems().values()]
     path = write_gguf(ours, tokenizer, Path(tempfile.mkdtemp()) / "model.gguf")
-    engine = Engine(path, how.parallel, 1024)
+    engine = Engine(path, how.parallel, 1024, torch.get_num_threads())
     total = len(prompts) * n
     trials = {
         size: seconds(lambda s=size: transformers_generate(theirs, prompts, 16, temperature, s))
@@ -100,7 +100,8 @@ def main():
         values = {name: values.get(name, []) + found[name] for name in tasks}
         if how.keep:
             how.keep.write_text(json.dumps(values))
-    case = f"{how.shape} fp32, 164 prompts x {n}, T={temperature:g}, tokens/s"
+    threads = torch.get_num_threads()
+    case = f"{how.shape} fp32, {threads} threads, 164 prompts x {n}, T={temperature:g}, tokens/s"
     rows = [row(case, name, values["ours"], values[name]) for name in ("transformers", "llama.cpp")]
     write("decoding", rows)
     print({line["peer"]: line["ratio"] for line in rows}, statistics.median(values["ours"]))
