@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from phi1_nb.config import ModelConfig
 from phi1_nb.generation import complete, generate
-from phi1_nb.model import KVCache, Phi, config_to_json, cross_entropy, to_transformers
+from phi1_nb.interchange import config_to_json, to_transformers
+from phi1_nb.model import KVCache, Phi, cross_entropy
 
 SHAPES = {
     "phi-1's proportions": dict(d_model=128, n_heads=2, n_layers=2, d_mlp=512, rotary_dim=32),
@@ -21,7 +22,7 @@ SHAPES = {
 
 
 def small(generator_seed=0, dropout=0.0, **changes):
-    shape = SHAPES["phi-1's proportions"] | dict(vocab_size=300, context_length=160) | changes
+    shape = SHAPES["phi-1's proportions"] | dict(vocab_size=300, context_length=240) | changes
     rates = dict(attn_dropout=dropout, resid_dropout=dropout)
     config = ModelConfig(**shape, **rates, initializer_range=0.08)
     model = Phi(config, generator=torch.Generator().manual_seed(generator_seed))
@@ -91,13 +92,13 @@ def test_loss_and_gradients(pair):
 
 def test_greedy_text_equals_transformers(pair):
     ours, theirs = pair
-    prompts = [tokens(n, seed=n).tolist() for n in (1, 7, 30)]
-    new = generate(ours, prompts, max_new_tokens=100)
+    prompts = [tokens(n, seed=n).tolist() for n in (1, 40)]
+    new = generate(ours, prompts, max_new_tokens=200)
     for prompt, mine in zip(prompts, new, strict=True):
         out = theirs.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=100,
+            max_new_tokens=200,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
@@ -212,8 +213,8 @@ def test_bad_folders(tmp_path):
 
 def test_bad_input():
     model = small()
-    with pytest.raises(ValueError, match="context of 160"):
-        model(tokens(1, 161))
+    with pytest.raises(ValueError, match="context of 240"):
+        model(tokens(1, 241))
     with pytest.raises(ValueError, match="vocabulary has 0 to 299"):
         model(torch.tensor([[3, 300]]))
     with pytest.raises(ValueError, match="vocabulary has 0 to 299"):
@@ -236,7 +237,7 @@ def test_bad_input():
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_batches_change_nothing(temperature):
     model = small()
-    prompts = [tokens(n, seed=n).tolist() for n in (5, 90, 33, 159, 1, 60, 60, 12, 150)]
+    prompts = [tokens(n, seed=n).tolist() for n in (5, 170, 33, 239, 1, 140, 140, 12, 230)]
     how = dict(max_new_tokens=25, temperature=temperature, top_p=0.9, eot=7)
     together = generate(model, prompts, **how)
     assert [len(new) for new in together][3] <= 1

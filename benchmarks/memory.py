@@ -1,0 +1,85 @@
+"""Peak memory of a training step and of decoding: ours against the same peers.
+
+    python -m benchmarks.memory
+
+Each case runs in a process of its own; what counts is the highest resident memory above that of
+the same process with the model made and nothing run. Lower is better, so a ratio is peer / ours.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.common import row, write
+from benchmarks.decoding import study_tokenizer, transformers_generate
+from benchmarks.llama_cpp import Engine, write_gguf
+from benchmarks.peers import SHAPES, transformers_model
+from benchmarks.train_step import stepper
+from phi1_nb.generation import generate
+from phi1_nb.model import Phi
+
+RUNS = 5
+
+
+def peak() -> float:
+    "Highest resident memory of this process so far, in megabytes."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def train(shape: str, peer: str) -> float:
+    "Megabytes that two steps in bf16 need; made first: the model, the optimizer, a small step."
+    config, batch = SHAPES[shape]
+    step, small = (stepper(peer, config, n, "bf16", False) for n in (batch, 1))
+    small(), small()
+    before = peak()
+    step(), step()
+    return peak() - before
+
+
+def decode(shape: str, peer: str, n_prompts: int = 164, n: int = 64) -> float:
+    "Megabytes for `n_prompts` texts of 200 tokens and `n` new ones, all decoded together."
+    config = replace(SHAPES[shape][0], context_length=1024)
+    prompts = [[i % 4000 + 1] * 200 for i in range(n_prompts)]
+    if peer == "ours":
+        model = Phi(config).eval()
+        run = lambda some, n: generate(model, some, max_new_tokens=n)  # noqa: E731
+    elif peer == "transformers":
+        model = transformers_model(config).eval()
+        run = lambda some, n: transformers_generate(model, some, n, 0.0, n_prompts)  # noqa: E731
+    else:
+        path = Path(tempfile.mkdtemp()) / "model.gguf"
+        write_gguf(Phi(config), study_tokenizer(), path)
+        before = peak()
+        Engine(path, n_prompts, 264).generate(prompts, n, 0.0)
+        return peak() - before
+    run(prompts[:1], 4)
+    before = peak()
+    run(prompts, n)
+    return peak() - before
+
+
+def measure(kind: str, shape: str, peer: str) -> list[float]:
+    "One number a process, `RUNS` times; a process starts with everything imported, nothing run."
+    function = {"train": train, "decode": decode}[kind]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        return [pool.apply(function, (shape, peer)) for _ in range(RUNS)]
+
+
+def main():
+    import transformers.models.phi.modeling_phi  # noqa: F401
+
+    cases = [("train", shape, "bf16 step") for shape in ("nano", "micro")]
+    for kind, shape, what in [*cases, ("decode", "nano", "164 prompts of 200, 64 new")]:
+        peers = ("transformers", "litgpt", "nanogpt") if kind == "train" else ()
+        ours = measure(kind, shape, "ours")
+        for peer in peers or ("transformers", "llama.cpp"):
+            theirs = measure(kind, shape, peer)
+            line = row(f"{kind} {shape}, {what}, MB", peer, ours, theirs, lower_is_better=True)
+            write("memory", [line])
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

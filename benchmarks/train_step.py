@@ -1,0 +1,86 @@
+"""Training steps a second: ours against transformers, litgpt and a nanoGPT-shaped model.
+
+    python -m benchmarks.train_step SHAPE [--dtype bf16] [--compile] [--rounds 7]
+
+A step is forward, loss, backward, clipping at 1 and fused AdamW, on the same batch for all. Every
+peer runs as it is and, with --compile, through torch.compile too; a row is written against each.
+"matmul" compares the step's arithmetic with the fastest large matrix product of this machine.
+"""
+
+import argparse
+import statistics
+
+import torch
+
+from benchmarks.common import interleaved, row, seconds, write
+from benchmarks.peers import SHAPES, trainable
+from phi1_nb.model import count_parameters
+
+PEERS = ("transformers", "litgpt", "nanogpt")
+
+
+def stepper(name: str, config, batch: int, dtype: str, compiled: bool):
+    "A function that makes one step and returns tokens a second."
+    module = trainable(name, config)
+    run = torch.compile(module) if compiled else module
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+    data = torch.randint(config.vocab_size, (batch, config.context_length + 1))
+    ids, labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = run(ids, labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return lambda: ids.numel() / seconds(step)
+
+
+def flops_per_token(config) -> float:
+    "Multiplications and additions of a step: 6 a weight, and causal attention's two products."
+    weights = count_parameters(config)["all"] - config.vocab_size * config.d_model
+    return 6 * weights + 6 * config.n_layers * config.context_length * config.d_model
+
+
+def matmul_rate(dtype: str) -> float:
+    "FLOP a second of one product of 2048 x 2048 matrices."
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    a, b = torch.randn(2, 2048, 2048).to(kind).unbind(0)
+    return 2 * 2048**3 / min(seconds(lambda: a @ b) for _ in range(5))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
+    how = parser.parse_args()
+    config, batch = SHAPES[how.shape]
+    names = [("ours", False), *((peer, False) for peer in PEERS)]
+    if config.attn_dropout:
+        names.remove(("litgpt", False))
+    if how.compile:
+        names += [(peer, True) for peer, _ in names[1:]]
+    tasks = {}
+    for name, compiled in names:
+        label = f"{name}{' compiled' if compiled else ''}"
+        tasks[label] = stepper(name, config, how.batch or batch, how.dtype, compiled)
+        print(label, "first step", flush=True)
+        tasks[label](), tasks[label]()
+    tasks["matmul"] = lambda: matmul_rate(how.dtype) / flops_per_token(config)
+    values = interleaved(tasks, how.rounds)
+    case = f"{how.shape} {how.dtype} tokens/s"
+    peers = [name for name in tasks if name != "ours"]
+    rows = [row(case, name, values["ours"], values[name]) for name in peers]
+    write("train_step", rows)
+    best = max(peers[:-1], key=lambda name: statistics.median(values[name]))
+    print(f"{case}: {rows[-1]['ratio']:.0%} of the matmul rate; best peer {best}")
+    print({line["peer"]: line["ratio"] for line in rows})
+
+
+if __name__ == "__main__":
+    main()
