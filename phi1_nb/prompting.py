@@ -50,7 +50,8 @@ def preset_name(
         alike = replace(preset, max_new_tokens=decoding.max_new_tokens, source=decoding.source)
         if decoding == alike:
             return name
-    return f"T{decoding.temperature:g} p{decoding.top_p:g} n{decoding.n_samples} {decoding.form}"
+    form = "" if decoding.form == "as-is" else f", {decoding.form}"
+    return f"T{decoding.temperature:g} p{decoding.top_p:g} n{decoding.n_samples}{form}"
 
 # %% ../nbs/00y_prompting.ipynb #c75d2026
 FORMS = {

@@ -42,7 +42,8 @@ _OF_STATUS = {
     "exited": "crash or exit",
     "sandbox-lost": "sandbox lost",
 }
-_NAMED = re.compile(r"\b([A-Za-z_]\w*(?:Error|Exception|Interrupt|Iteration|Exit|Exhausted))\b")
+_RAISED = re.compile(r"(?:[\w-]+: )?([A-Za-z_][\w.]*)(?:: |:?$)")  # "error: NameError: name ..."
+_USUAL = re.compile(r"Error$|Exception$|Interrupt$|Iteration$|Exit$|Warning$")
 _OF_EXCEPTION = {
     "AssertionError": "wrong answer",
     "SyntaxError": "syntax error",
@@ -60,8 +61,8 @@ def failure(
     if verdict["passed"]:
         return "passed", ""
     status, result = verdict.get("status"), str(verdict.get("result", ""))
-    named = _NAMED.search(result.splitlines()[0] if result else "")
-    name = named[1] if named else ""
+    raised = _RAISED.match(result.splitlines()[0] if result else "")
+    name = raised[1] if raised and (status == "error" or _USUAL.search(raised[1])) else ""
     if status not in _OF_STATUS:
         status = "timeout" if result == "timed out" else "failed"
     kind = _OF_STATUS[status]
