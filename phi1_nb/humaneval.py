@@ -18,6 +18,7 @@ import torch
 from fastcore.script import call_parse
 from tqdm import tqdm
 
+# %% ../nbs/06_humaneval.ipynb #be1ea86f
 from phi1_nb.benchmarks import (
     heldout_problems,
     humaneval_path,
@@ -31,7 +32,17 @@ from phi1_nb.benchmarks import (
 from .config import ARMS, EvalConfig, get_scale
 from .core import artifact, file_sha256, results_folder, upstream, write_atomic
 from .finetune import finetune
-from .measures import LOST, compare, pass_rows, record_scores, score_line, warn_if_identical
+from phi1_nb.measures import (  # noqa: F401
+    LOST,
+    bootstrap,
+    compare,
+    pass_at_k,
+    pass_rows,
+    record_scores,
+    score_line,
+    warn_if_identical,
+    wilson,
+)
 from .model import Phi
 from .models import Answer, bits_per_byte, from_phi, open_model, sample
 from .pretrain import pretrain

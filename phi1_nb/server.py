@@ -7,6 +7,7 @@ __all__ = ['Remembered', 'post']
 
 # %% ../nbs/00t_server.ipynb #49a4007f
 import hashlib
+import http.client
 import json
 import random
 import threading
@@ -63,7 +64,7 @@ def post(
                 raise ValueError(f"{url} refuses with {problem}") from error
             asked = error.headers.get("Retry-After", "")
             wait = min(float(asked), 300) if asked.replace(".", "", 1).isdigit() else wait
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             problem = f"{type(error).__name__}: {error}"
         if attempt + 1 < tries:
             time.sleep(wait)
