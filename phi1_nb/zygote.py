@@ -168,6 +168,7 @@ def run_child(
     try:
         system_call("prctl", 1, signal.SIGKILL, 0, 0, 0)
         os.dup2(channel, _CHANNEL)
+        os.dup2(0, 2)
         os.closerange(_CHANNEL + 1, 64)
         restrict(timeout_s, memory_mb, processes)
         if only_self:
