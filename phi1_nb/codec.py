@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['MAX_ITEMS', 'MAX_BITS', 'MAX_FRAME', 'NotPlain', 'plain', 'encode', 'built', 'decode', 'pack', 'send', 'Frames']
 
-# %% ../nbs/00r_codec.ipynb #b9eac537
-import json
-import os
+# %% ../nbs/00r_codec.ipynb #70f2888b
 import struct
 from collections import Counter, OrderedDict, deque
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from json import dumps, loads
+from os import read, write
 
 # %% ../nbs/00r_codec.ipynb #a74e824b
 class NotPlain(Exception):
@@ -117,7 +117,7 @@ def encode(
 ) -> str:
     "The value in ASCII. Raises `NotPlain`."
     try:
-        return json.dumps(plain(value))
+        return dumps(plain(value))
     except RecursionError:
         raise NotPlain("a value nested too deeply") from None
 
@@ -191,7 +191,7 @@ def decode(
 ):
     "The value that `encode` was given. Raises `ValueError` for anything else."
     try:
-        return built(json.loads(text))
+        return built(loads(text))
     except Exception as error:
         raise ValueError(f"no plain value: {type(error).__name__}") from None
 
@@ -203,7 +203,7 @@ def pack(
     message,  # what `json` can write
 ) -> bytes:
     "The frame. Raises `ValueError` above `MAX_FRAME`."
-    body = json.dumps(message).encode()
+    body = dumps(message).encode()
     if len(body) > MAX_FRAME:
         raise ValueError(f"a message of more than {MAX_FRAME >> 20} MiB")
     return struct.pack("!I", len(body)) + body
@@ -216,7 +216,7 @@ def send(
     "Write all of it."
     data = memoryview(data)
     while data:
-        data = data[os.write(descriptor, data) :]
+        data = data[write(descriptor, data) :]
 
 # %% ../nbs/00r_codec.ipynb #8f3dd453
 class Frames:
@@ -241,13 +241,13 @@ class Frames:
         body = bytes(self.buffer[4 : 4 + size])
         del self.buffer[: 4 + size]
         try:
-            return json.loads(body)
+            return loads(body)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no message: {type(error).__name__}") from None
 
     def fill(self) -> bool:
         "Wait for more to come; `False` at the end."
-        piece = os.read(self.descriptor, 1 << 18)
+        piece = read(self.descriptor, 1 << 18)
         self.buffer += piece
         return bool(piece)
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 from .limits import Filter, allow_list, only_self
 from .referee import referee
@@ -152,21 +153,27 @@ def _enclosed(requests: int, replies: int, place: dict, ready: int) -> None:
 
 def _plain(requests: int, replies: int, place: dict, ready: int) -> None:
     "No namespaces: at least another user, if root."
-    if os.geteuid() == 0:
-        reachable = all(os.stat(path).st_mode & 1 for path in _parents(os.__file__))
-        if reachable:
-            become_nobody()
-            place["walls"] = ["own user"]
-        else:
-            place["missing"]["own user"] = "Python's own files are root's alone"
-    else:
+    if _can_leave_root():
+        become_nobody()
+    if os.geteuid() != 0:
         place["walls"] = ["own user"]
+    else:
+        place["missing"]["own user"] = "Python's own files are in a folder of root's alone"
     inside(requests, replies, place, ready)
 
 
-def _parents(path: str) -> list[str]:
-    path = os.path.realpath(path)
-    return [path] if path == "/" else [path, *_parents(os.path.dirname(path))][1:]
+def _enclosed_as_nobody(requests: int, replies: int, place: dict, ready: int) -> None:
+    "Root that may not make namespaces, in a container say, may as another user."
+    if not _can_leave_root():
+        raise OSError(place["missing"]["own files"])
+    become_nobody()
+    _enclosed(requests, replies, place, ready)
+
+
+def _can_leave_root() -> bool:
+    "Whether root runs this, and another user could read Python's library."
+    folders = Path(os.__file__).resolve().parents
+    return os.geteuid() == 0 and all(folder.stat().st_mode & 1 for folder in folders)
 
 # %% ../nbs/00w_enclosure.ipynb #81b52292
 def launch(
@@ -180,7 +187,8 @@ def launch(
     os.dup2(null, 0)
     os.dup2(null, 1)
     missing, folder = {}, None
-    for way in (_plain,) if only == "plain" else (_enclosed, _plain):
+    ways = (_plain,) if only == "plain" else (_enclosed, _enclosed_as_nobody, _plain)
+    for way in ways:
         place = {"lent": lent, "walls": [], "missing": missing, "packages": []}
         if way is _plain:
             folder = place["folder"] = tempfile.mkdtemp(prefix="phi1-sandbox-")
@@ -196,13 +204,17 @@ def launch(
         if said == "+":
             break
         os.waitpid(pid, 0)
+        pid = 0
         missing |= dict.fromkeys(("own files", "own processes", "own network"), said)
     os.close(requests)
     os.close(replies)
-    os.waitpid(pid, 0)
+    if pid:
+        os.waitpid(pid, 0)
     if folder:
         empty(folder)
         os.rmdir(folder)
+    if not pid:
+        raise OSError(said)
 
 
 def _attempt(way, requests: int, replies: int, place: dict, ready: int) -> None:
@@ -222,6 +234,6 @@ def _folders(folder: str, lent: list[str]) -> dict:
         os.mkdir(name, 0o755)
     for package in lent:
         os.symlink(package, os.path.join(names["packages"], os.path.basename(package)))
-    if os.geteuid() == 0:
+    if _can_leave_root():
         os.chown(names["scratch"], NOBODY, NOBODY)
     return {"scratch": names["scratch"], "packages": [names["packages"]] if lent else []}

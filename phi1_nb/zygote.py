@@ -131,6 +131,15 @@ class _Outbox:
         send(self.channel, b"".join(frames))
 
 
+def _report(programs: list, token: str) -> bytes:
+    "Run the programs one after the other; the frame with their outcomes."
+    outcomes = [execute(source, expressions) for source, expressions in programs]
+    try:
+        return pack([token, outcomes])
+    except ValueError as error:
+        return pack([token, [["error", "ValueError", str(error), None]] * len(outcomes)])
+
+
 def answer_calls(
     channel: int,  # a socket; first comes a request, then one call after the other
 ) -> None:
@@ -138,8 +147,7 @@ def answer_calls(
     incoming, outbox = Frames(channel), _Outbox(channel)
     request = incoming.next()
     if "programs" in request:
-        outcomes = [execute(source, expressions) for source, expressions in request["programs"]]
-        return send(channel, pack([request["token"], outcomes]))
+        return send(channel, _report(request["programs"], request["token"]))
     function, complaint = load(request["source"], request["entry_point"])
     for call in request["calls"]:
         outbox.add(pack(complaint) if complaint else reply_to(function, call))
