@@ -198,6 +198,7 @@ micro = replace(
         n_exercises=200_000,
         n_heldout=500,
     ),
+    evaluation=replace(phi_1.evaluation, curve_samples=10, curve_problems=50),
     seeds=(0, 1),
     n_ranks=1,
 )
