@@ -247,7 +247,7 @@ class Frames:
 
     def fill(self) -> bool:
         "Wait for more to come; `False` at the end."
-        piece = read(self.descriptor, 1 << 18)
+        piece = read(self.descriptor, 1 << 16)
         self.buffer += piece
         return bool(piece)
 

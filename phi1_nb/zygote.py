@@ -276,6 +276,20 @@ assert sorted({3, 1}, key=lambda x: -x)[0] == 3
 """
 
 
+def _answer_once(request: dict) -> None:
+    "A conversation of this process with itself."
+    ours, theirs = socket.socketpair()
+    send(ours.fileno(), pack(request))
+    ours.shutdown(socket.SHUT_WR)
+    try:
+        answer_calls(theirs.fileno())
+    except EOFError:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert Frames(ours.fileno()).next()[0] == "value"
+    ours.close()
+    theirs.close()
+
+
 def warm_up() -> None:
     "Do once what every child would otherwise do again."
     for name in _WARM_IMPORTS:
@@ -288,5 +302,6 @@ def warm_up() -> None:
         function, _ = load(_WARM_PROGRAM, "f")
         assert outcome[0] == "passed" and b'"value"' in reply_to(function, plain([[[1, 2]], {}]))
         assert built(plain({"a": (1, {2})})) == {"a": (1, {2})} and encode([1.5])
+        _answer_once({"source": _WARM_PROGRAM, "entry_point": "f", "calls": [plain([[[1]], {}])]})
     gc.collect()
     gc.freeze()
