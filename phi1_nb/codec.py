@@ -146,7 +146,7 @@ def _decimal(text: str) -> Decimal:
 def _mapping(inner: list) -> dict:
     return {built(k): built(v) for k, v in inner}
 
-# %% ../nbs/00r_codec.ipynb #8a9cb0c3
+# %% ../nbs/00r_codec.ipynb #f57f6266
 _FROM_PLAIN = {
     "int": _big,
     "str": lambda x: bytes.fromhex(x).decode("utf-16-le", "surrogatepass"),
@@ -173,7 +173,7 @@ _FROM_PLAIN = {
     "iterator": lambda x: iter(built(x)),
 }
 
-
+# %% ../nbs/00r_codec.ipynb #370dca8a
 def built(
     tree,  # what `json.loads` returned
 ):
@@ -185,7 +185,7 @@ def built(
     ((name, inner),) = tree.items()
     return _FROM_PLAIN[name](inner)
 
-
+# %% ../nbs/00r_codec.ipynb #c0f9c56f
 def decode(
     text: str | bytes,  # written by anybody
 ):
@@ -195,7 +195,7 @@ def decode(
     except Exception as error:
         raise ValueError(f"no plain value: {type(error).__name__}") from None
 
-# %% ../nbs/00r_codec.ipynb #6d1d8c85
+# %% ../nbs/00r_codec.ipynb #e3f74423
 MAX_FRAME = 16 << 20  # bytes
 
 
@@ -208,7 +208,7 @@ def pack(
         raise ValueError(f"a message of more than {MAX_FRAME >> 20} MiB")
     return struct.pack("!I", len(body)) + body
 
-
+# %% ../nbs/00r_codec.ipynb #1fb92e9d
 def send(
     descriptor: int,  # of a pipe or socket, blocking
     data: bytes,  # one frame or more
@@ -247,7 +247,7 @@ class Frames:
 
     def fill(self) -> bool:
         "Wait for more to come; `False` at the end."
-        piece = read(self.descriptor, 1 << 18)
+        piece = read(self.descriptor, 1 << 16)
         self.buffer += piece
         return bool(piece)
 

@@ -77,9 +77,29 @@ def _start(lent: list[str], only: str | None) -> subprocess.Popen:
     folder = str(Path(find_spec("phi1_nb.enclosure").origin).parent)
     command = [sys.executable, "-s", "-S", "-B", "-c", _BOOT, folder, json.dumps([lent, only])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    return subprocess.Popen(command, env=kept | fixed, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, env=kept | fixed, start_new_session=True, **pipes)
+    os.set_blocking(process.stdin.fileno(), False)
+    return process
 
-# %% ../nbs/00e_sandbox.ipynb #6d4dffab
+# %% ../nbs/00e_sandbox.ipynb #8fcc1860
+def _push(worker) -> None:
+    "Write what the worker's pipe takes."
+    pipe = worker.process.stdin.fileno()
+    try:
+        while worker.outgoing:
+            del worker.outgoing[: os.write(pipe, worker.outgoing[:65536])]
+    except BlockingIOError:
+        pass
+    except BrokenPipeError:
+        worker.outgoing.clear()
+
+
+def _overdue(worker) -> bool:
+    "Whether the oldest job should have ended long ago."
+    patience = 10 * worker.jobs[0]["limits"][0] + 60 if worker.jobs else 0
+    return bool(worker.jobs) and time.monotonic() - worker.since > patience
+
+# %% ../nbs/00e_sandbox.ipynb #a89f34bf
 class Worker:
     "A launcher, the pipes to it, and the jobs that it has."
 
@@ -92,7 +112,6 @@ class Worker:
         self.frames = Frames(self.process.stdout.fileno(), 1 << 30)
         self.outgoing, self.jobs, self.known, self.since = bytearray(), deque(), set(), 0.0
         self.hello, self.retired = None, False
-        os.set_blocking(self.process.stdin.fileno(), False)
 
     def greet(self) -> dict:
         "What the worker says first: its walls. Raises `OSError` if it doesn't start."
@@ -113,22 +132,7 @@ class Worker:
         self.outgoing += pack(job)
         self.since = self.since if self.jobs else time.monotonic()
         self.jobs.append(job)
-        self.push()
-
-    def push(self) -> None:
-        "Write what the pipe takes."
-        try:
-            while self.outgoing:
-                del self.outgoing[: os.write(self.process.stdin.fileno(), self.outgoing[:65536])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self.outgoing.clear()
-
-    def overdue(self) -> bool:
-        "Whether the oldest job should have ended long ago."
-        patience = 10 * self.jobs[0]["limits"][0] + 60 if self.jobs else 0
-        return bool(self.jobs) and time.monotonic() - self.since > patience
+        _push(self)
 
     def close(self) -> None:
         "End the worker; it ends its children and removes its files."
@@ -181,7 +185,7 @@ class Pool:
             for place, worker in enumerate(self.workers):
                 yield from _answers(self, place, worker)
 
-# %% ../nbs/00e_sandbox.ipynb #44f69899
+# %% ../nbs/00e_sandbox.ipynb #7a0fba9b
 def _feed(pool: Pool, jobs: Iterator[dict]) -> bool:
     "Give out jobs; whether any are under way."
     for _ in range(_AHEAD):
@@ -203,12 +207,12 @@ def _wait(pool: Pool) -> None:
             poll.register(worker.process.stdin, select.POLLOUT)
     ready = dict(poll.poll(1000))
     for worker in pool.workers:
-        worker.push()
+        _push(worker)
         said = ready.get(worker.process.stdout.fileno(), 0)
-        if said and not worker.frames.fill() or worker.overdue():
+        if said and not worker.frames.fill() or _overdue(worker):
             worker.retired = worker.retired or "lost"
 
-
+# %% ../nbs/00e_sandbox.ipynb #99254c8c
 def _answers(pool: Pool, place: int, worker: Worker) -> Iterator[tuple[dict, dict | None]]:
     "What a worker has said; a new worker in its place if it has ended."
     while worker.jobs and (answer := worker.frames.take()):
