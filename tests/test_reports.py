@@ -53,7 +53,7 @@ def test_every_status_of_the_sandbox_is_known():
     for status in STATUSES:
         row = {"passed": status == "passed", "status": status, "result": status}
         assert (reports.failure(row)[0] == "passed") == (status == "passed")
-    wrong = reports.failure(row)[0] == "wrong answer"
+        wrong = reports.failure(row)[0] == "wrong answer"
         assert wrong == (status in ("failed", "not-plain"))
 
 
