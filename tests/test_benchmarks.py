@@ -6,6 +6,7 @@ import json
 import pytest
 
 from phi1_nb import benchmarks
+from phi1_nb.judge import judge_completions
 from phi1_nb.sandbox import run_programs
 
 MBPP = {
@@ -53,6 +54,20 @@ def test_mbpp_in_both_of_its_forms():
         assert "compat" not in problem and "\r" not in json.dumps(problem)
         right = problem["canonical_solution"]
         assert statuses(problem, right, wrong, "", "pass") == ["passed", "failed"] + ["error"] * 2
+
+
+def test_an_answer_that_is_no_plain_data_is_judged_with_its_test():
+    row = MBPP | {
+        "task_id": 737,
+        "code": "import re\ndef starts(text):\n    return re.search('^a', text)",
+        "test_list": ["assert starts('annie')", "assert not starts('dawood')"],
+    }
+    problem = benchmarks.from_mbpp(row)
+    samples = [problem["canonical_solution"], "def starts(text):\n    return True\n"]
+    rows = [{"task_id": "MBPP/737", "completion": text} for text in samples]
+    verdicts = list(judge_completions({"MBPP/737": problem}, rows))
+    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+    assert all(verdict["compat"] for verdict in verdicts)
 
 
 def test_a_function_called_check_is_not_hidden_by_the_test():
