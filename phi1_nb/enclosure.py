@@ -62,7 +62,7 @@ def _start_zygote(control: socket.socket, place: dict, enclosed: bool) -> None:
         filtered = Filter(only_self(os.uname().machine, number), number)
         walls.append("one process")
     control.send(json.dumps([walls, missing]).encode())
-    tend(control, 64 if enclosed else 4096, filtered)
+    tend(control, 256 if enclosed else 4096, filtered)
 
 # %% ../nbs/00w_enclosure.ipynb #f3bff1dc
 def keep(

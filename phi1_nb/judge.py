@@ -157,7 +157,18 @@ def checked_sample(
         raise ValueError(f"no problem is called {task_id!r}: are these samples of another set?")
     return task_id, completion
 
-# %% ../nbs/00s_judge.ipynb #0cfea86b
+# %% ../nbs/00s_judge.ipynb #4ed3450e
+_LONGEST = 4_000_000  # characters of a completion
+
+
+def _without_running(completion: str) -> dict | None:
+    "The verdict on what is too long to be sent to a worker."
+    if len(completion) <= _LONGEST:
+        return None
+    text = f"{len(completion)} characters are more than {_LONGEST}"
+    return outcome_fields(["error", "", text], 0.0, "none")
+
+
 def _due_rows(queue) -> list[dict]:
     "The rows whose turn it is, written too."
     ready = []
@@ -197,7 +208,7 @@ class Queue:
                 return
             task_id, completion = checked_sample(sample, self.problems, self.record.rows)
             key = sample_key(task_id, completion)
-            entry = [sample, key, self.record.known.get(key)]
+            entry = [sample, key, self.record.known.get(key) or _without_running(completion)]
             self.due.append(entry)
             if entry[2] is not None:
                 continue

@@ -17,7 +17,7 @@ import socket
 import sys
 from types import CodeType
 
-from .codec import Frames, NotPlain, built, encode, pack, send
+from .codec import MAX_REQUEST, Frames, NotPlain, built, encode, pack, send
 from .limits import TOO_IDLE, TOO_LONG
 from .zygote import GONE, ORDER, REPORT, STOP, describe, tend
 
@@ -45,7 +45,7 @@ class Conversation:
     def say(self, message) -> None:
         "Send a request or a call."
         try:
-            send(self.channel.fileno(), pack(message))
+            send(self.channel.fileno(), pack(message, MAX_REQUEST))
         except (BrokenPipeError, ConnectionResetError):
             self.ended = GONE
 
@@ -238,7 +238,7 @@ def judge_one(
     if proxy.departed:
         problem.predictable = False
         return judge_one(problem, completion, control, limits)
-    if len(proxy.made) > len(problem.calls) and sum(map(len, proxy.made)) < 60_000:
+    if len(proxy.made) > len(problem.calls) and sum(map(len, proxy.made)) < 1 << 20:
         problem.calls = proxy.made
     ended = ending(report, limits, proxy.conversation.ended == GONE)
     return list(ended or proxy.final or verdict), report[3], bool(report[1])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .codec import Frames, pack
+from .codec import MAX_REQUEST, Frames, pack
 
 # %% ../nbs/00e_sandbox.ipynb #9f59f098
 STATUSES = {
@@ -128,8 +128,8 @@ class Worker:
         name = job.get("problem")
         if name is not None and name not in self.known:
             self.known.add(name)
-            self.outgoing += pack({"problem": name, "row": rows[name]})
-        self.outgoing += pack(job)
+            self.outgoing += pack({"problem": name, "row": rows[name]}, MAX_REQUEST)
+        self.outgoing += pack(job, MAX_REQUEST)
         self.since = self.since if self.jobs else time.monotonic()
         self.jobs.append(job)
         _push(self)

@@ -22,7 +22,7 @@ import time
 import warnings
 from types import ModuleType
 
-from .codec import Frames, NotPlain, built, encode, pack, plain, send
+from .codec import MAX_REQUEST, Frames, NotPlain, built, encode, pack, plain, send
 from .limits import Filter, restrict, watch
 from .walls import system_call
 
@@ -112,7 +112,7 @@ def reply_to(
         family = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
         return pack(["raised", *describe(error), family])
 
-# %% ../nbs/00u_zygote.ipynb #92d93c49
+# %% ../nbs/00u_zygote.ipynb #7fa2f21a
 class _Outbox:
     "Frames to be sent soon."
 
@@ -144,7 +144,7 @@ def answer_calls(
     channel: int,  # a socket; first comes a request, then one call after the other
 ) -> None:
     "Load the program of the request and answer calls until the other side closes."
-    incoming, outbox = Frames(channel), _Outbox(channel)
+    incoming, outbox = Frames(channel, MAX_REQUEST), _Outbox(channel)
     request = incoming.next()
     if "programs" in request:
         return send(channel, _report(request["programs"], request["token"]))

@@ -363,7 +363,7 @@ PROGRAMS = {
     "main block": (RIGHT + "\nif __name__ == '__main__':\n    assert False\n", {"passed"}),
     "prints much": ("    for _ in range(10**4): print('x' * 100)\n" + RIGHT, {"passed"}),
     "threads": (
-        "    import threading\n    out = []\n    t = [threading.Thread(target=out.append, args=(x * x,)) for _ in range(20)]\n"
+        "    import threading\n    out = []\n    t = [threading.Thread(target=out.append, args=(x * x,)) for _ in range(90)]\n"
         "    [a.start() for a in t]; [a.join() for a in t]\n    return out[-1]\n",
         {"passed"},
     ),

@@ -110,6 +110,13 @@ def test_other_fields_of_a_sample_are_kept_behind_ours():
     assert row["passed"] is True and row["ended"] == "stop"
 
 
+def test_a_completion_too_long_to_be_judged_is_an_error_not_the_end():
+    programs = [RIGHT, "#" * 4_000_001, "    return x + x  # " + "\U0001f600" * 2_000_000, RIGHT]
+    rows = list(judge_completions(PROBLEMS, samples_of(*programs)))
+    assert [row["passed"] for row in rows] == [True, False, True, True]
+    assert "4000001 characters" in rows[1]["result"]
+
+
 def run_in_child(results: Path, n: int) -> subprocess.Popen:
     code = (
         "import sys\nfrom pathlib import Path\nfrom phi1_nb.judge import judge_completions\n"
