@@ -245,7 +245,7 @@ nano = replace(
         n_heldout=300,
     ),
     evaluation=replace(
-        micro.evaluation, max_new_tokens=128, timeout_s=1.0, curve_samples=10, curve_problems=16
+        micro.evaluation, max_new_tokens=128, timeout_s=1.0, curve_samples=10, curve_problems=12
     ),
 )
 
