@@ -6,8 +6,9 @@
 __all__ = ['RESERVED_GB', 'ITEMS', 'implied_shares', 'expected_share', 'activations', 'memory', 'largest_micro_batch', 'Plan',
            'plan', 'data_costs', 'main']
 
-# %% ../nbs/03e_plan.ipynb #7dc5f57e
+# %% ../nbs/03e_plan.ipynb #8171a839
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from json import dumps
 
 import pandas as pd
@@ -74,8 +75,13 @@ def activations(
         return tokens * (model.n_layers * stream * model.d_model + layer)
     return tokens * model.n_layers * layer
 
-# %% ../nbs/03e_plan.ipynb #28d1893e
+# %% ../nbs/03e_plan.ipynb #e84724ec
 RESERVED_GB = 2.0
+
+
+@lru_cache
+def _n_parameters(model: ModelConfig) -> int:
+    return count_parameters(model)["all"]
 
 
 def _backward(model: ModelConfig, train: TrainConfig, n: int, shards: dict, on_gpu: bool) -> dict:
@@ -104,7 +110,7 @@ def memory(
     on_gpu: bool = True,  # False: on a CPU, with another attention and torch's plain AdamW
 ) -> dict[str, float]:
     "Memory of one rank at its peak, in GB (10^9 bytes), by what it is for."
-    n, stage = count_parameters(model)["all"], train.zero_stage
+    n, stage = _n_parameters(model), train.zero_stage
     shards = {"all": n_gpus, "gradients": n_gpus if stage >= 2 else 1}
     optimizer = n / (n_gpus if stage else 1) * (0 if train.offload and on_gpu else 1)
     weights = n * (2 if train.dtype == "fp16" else 4) / (n_gpus if stage == 3 else 1)
@@ -191,7 +197,7 @@ def plan(
     work, tokens = flops(settings.model, settings.tokens(train)), settings.tokens(train)
     gpu_hours = sum(work.values()) / (share * card.tflops * 1e12 * 3600)
     return Plan(
-        scale, run, gpu, gpus, count_parameters(settings.model)["all"], tokens,
+        scale, run, gpu, gpus, _n_parameters(settings.model), tokens,
         float(sum(work.values())), work["attention"] / sum(work.values()), share, gpu_hours,
         gpu_hours / gpus, gpu_hours * price, train.zero_stage, rows,
         rows and train.batch_size // (rows * gpus), sum(parts.values()) <= card.memory_gb,

@@ -1,4 +1,4 @@
-"Nothing is lost: full disks, bad steps, milestones, other numbers of ranks, settings that may change."
+"Nothing is lost: full disks, bad steps, milestones, other numbers of ranks, new observers."
 
 import json
 import resource
@@ -39,10 +39,9 @@ def test_the_last_and_the_milestones_stay(small, tmp_path):
 def test_a_real_write_error_stops_the_run_and_keeps_the_last_checkpoint(small, tmp_path):
     "The system refuses to let files grow: the same error path as a full disk, without one."
     folder = write_run(tmp_path / "run", small)
-    train_until = replace(small.train, stop_step=12)
     with pytest.raises(Stopped):
         train(folder, should_stop=lambda: steps_logged(folder) >= 5)
-    assert train_until.stop_step == 12 and checkpoint_steps(folder) == [5, 4]
+    assert checkpoint_steps(folder) == [6, 4]
     largest = max(p.stat().st_size for p in (folder / "checkpoints").rglob("*.pt"))
 
     def limit():
@@ -54,8 +53,8 @@ def test_a_real_write_error_stops_the_run_and_keeps_the_last_checkpoint(small, t
         command, preexec_fn=limit, capture_output=True, text=True, env=rank_environment()
     )
     assert failed.returncode == 1
-    assert "free some disk space" in failed.stderr and "goes on from step 5" in failed.stderr
-    assert checkpoint_steps(folder) == [5, 4]
+    assert "free some disk space" in failed.stderr and "goes on from step 6" in failed.stderr
+    assert checkpoint_steps(folder) == [6, 4]
     assert not any((folder / "checkpoints").glob(".partial*"))
     train(folder)
     whole = train(write_run(tmp_path / "whole", small))
@@ -93,7 +92,7 @@ def test_what_does_not_change_the_result_may_change_between_stop_and_start(small
     other = replace(small, train=replace(small.train, keep_last=3, milestone_every=4))
     train(write_run(folder, other))
     assert read_run(folder).train.keep_last == 3
-    assert checkpoint_steps(folder) == [12, 8, 5, 4]
+    assert checkpoint_steps(folder) == [12, 8, 6, 4]
 
 
 def test_tensorboard_gets_the_numbers_of_the_csv(small, tmp_path):
@@ -123,7 +122,9 @@ def curves(*folders: Path) -> list[pd.DataFrame]:
     return [pd.read_csv(f / "metrics.csv")[["step", "loss", "grad_norm"]] for f in folders]
 
 
-@pytest.mark.parametrize("stage, ranks", [(1, (2, 1)), (2, (1, 2))])
+@pytest.mark.parametrize(
+    "stage, ranks", [(1, (2, 1)), pytest.param(2, (1, 2), marks=pytest.mark.slow)]
+)
 def test_another_number_of_ranks_goes_on(small, tmp_path, stage, ranks):
     "With dropout: the noise belongs to a piece of the batch, not to a rank."
     before, after = ranks
@@ -152,6 +153,7 @@ def adopt(folder: Path, run: Run) -> None:  # noqa: F811
         path.write_text(json.dumps(state | {"identity": identity(run)}))
 
 
+@pytest.mark.slow
 def test_the_metrics_of_a_preempted_run_have_each_step_once(small, tmp_path):
     long = replace(small, train=replace(SHORT, stop_step=40, checkpoint_every=10))
     folder = write_run(tmp_path / "run", long)

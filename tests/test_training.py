@@ -17,13 +17,9 @@ import pandas as pd
 import pytest
 import torch
 
+from phi1_nb.checkpoints import checkpoint_steps
 from phi1_nb.config import SCALES, get_scale
 from phi1_nb.core import file_sha256
-from phi1_nb.launch import last_lines, launch, rank_environment
-from phi1_nb.model import Phi
-from phi1_nb.packing import PackedRows
-from phi1_nb.tokenizer import train_tokenizer
-from phi1_nb.checkpoints import checkpoint_steps
 from phi1_nb.engine import (
     build_engine,
     full_weights,
@@ -31,7 +27,11 @@ from phi1_nb.engine import (
     parameter_groups,
     start_distributed,
 )
+from phi1_nb.launch import last_lines, launch, rank_environment
+from phi1_nb.model import Phi
+from phi1_nb.packing import PackedRows
 from phi1_nb.runs import Run, read_run, write_run
+from phi1_nb.tokenizer import train_tokenizer
 from phi1_nb.training import (
     STOPPED,
     Stopped,
