@@ -191,7 +191,8 @@ def loss_figure(
             val = pd.read_csv(folder / "val.csv")
             axes.plot(val.step, val.val_loss, "o", color=line.get_color(), markersize=3)
     axes.set(xlabel="step", ylabel="loss, nats a token")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     plt.close(figure)
     return figure
 
