@@ -34,7 +34,7 @@ def implied_shares() -> pd.DataFrame:
     for run, (scale, tokens) in runs.items():
         work = sum(flops(get_scale(scale).model, tokens).values())
         share = work / (hours[run] * 3600 * GPUS["a100-80gb"].tflops * 1e12)
-        rows[run] = (scale, tokens, work, hours[run], share)
+        rows[run] = (scale, float(tokens), float(work), hours[run], share)
     columns = ["scale", "tokens", "flops", "gpu_hours", "share_of_peak"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
