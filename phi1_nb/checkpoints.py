@@ -71,7 +71,7 @@ def full_disk_explained(
 def kept_steps(
     steps: Iterable[int],  # of the checkpoints that there are
     keep_last: int,  # so many of the newest
-    milestone_every: int | None = None,  # and all multiples of this
+    milestone_every: int = 0,  # and all multiples of this, unless it is 0
     best: int | None = None,  # and this one
 ) -> set[int]:
     "The steps whose checkpoints stay; at least the newest does."

@@ -64,7 +64,7 @@ class TrainConfig:
         1  # steps in a row without a sound loss that stop a run; `None`: none do
     )
     keep_last: int = 2  # checkpoints that are kept, besides milestones and the best one
-    milestone_every: int | None = None  # checkpoints of multiples of it are kept for good
+    milestone_every: int = 0  # checkpoints of multiples of it are kept for good; 0: there are none
     monitor: str = "csv"  # "tensorboard" or "wandb" gets the numbers of the CSV files as well
 
 # %% ../nbs/00b_config.ipynb #15863ac4

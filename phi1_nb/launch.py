@@ -209,7 +209,7 @@ def launch_runs(
         finally:
             live.close()
     for folder, run in zip(folders, runs.values(), strict=True):
-        if run.train.milestone_every is None:
+        if not run.train.milestone_every:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

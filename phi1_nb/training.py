@@ -111,7 +111,7 @@ def check_run(
             f"warmup_steps {config.warmup_steps} and stop_step {config.stop_step} must be in 1 to "
             f"planned_steps {config.planned_steps}"
         )
-    for name in ("checkpoint_every", "keep_last", "milestone_every", "bad_steps"):
+    for name in ("checkpoint_every", "keep_last", "bad_steps"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise ValueError(f"{name} {value}: choose 1 or more")
     if run.select not in ("last", "best_val"):
