@@ -58,6 +58,14 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest global gradient norm; not in the paper: as above
     zero_stage: int = 1  # what DeepSpeed partitions over the ranks; not in the paper
     checkpoint_every: int = 1000  # steps between checkpoints; the paper's number for finetuning
+    activation_checkpointing: bool = False  # compute blocks twice instead of keeping their insides
+    offload: bool = False  # optimizer's state in the CPU's memory; needs zero_stage 1 or more
+    bad_steps: int | None = (
+        1  # steps in a row without a sound loss that stop a run; `None`: none do
+    )
+    keep_last: int = 2  # checkpoints that are kept, besides milestones and the best one
+    milestone_every: int = 0  # checkpoints of multiples of it are kept for good; 0: there are none
+    monitor: str = "csv"  # "tensorboard" or "wandb" gets the numbers of the CSV files as well
 
 # %% ../nbs/00b_config.ipynb #15863ac4
 @dataclass(frozen=True)
