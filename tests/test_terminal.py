@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from phi1_nb.precision import with_weights
 from test_model import Letters, small
 
 from phi1_nb.generation import complete, generate
+from phi1_nb.precision import with_weights
 from phi1_nb.terminal import Painter, show, stream
 from phi1_nb.tokenizer import load_tokenizer, train_tokenizer
 
