@@ -45,7 +45,8 @@ def wilson(
     rate = k / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if k == 0 else max(0.0, centre - half)  # rounding would leave 1e-18 above 0
+    return low, 1.0 if k == n else min(1.0, centre + half)
 
 # %% ../nbs/00w_measures.ipynb #1c1e36cc
 def bootstrap(
