@@ -99,7 +99,7 @@ def score_lines(
     ks: list[int],  # for pass@k
 ) -> list[str]:
     "A line for each k: the estimate, its 95% interval, and what that rests on."
-    from phi1_nb.humaneval import bootstrap, pass_at_k, wilson
+    from phi1_nb.measures import bootstrap, pass_at_k, wilson
 
     lines, single = [], max(drawn.values()) == 1
     for k in ks:
