@@ -164,7 +164,7 @@ def open_model(
         if not name:
             raise ValueError(f"{where} names no model: write {where}#NAME")
         return from_endpoint(url, name, remember)
-    from phi1_nb.model import load_model
+    from phi1_nb.interchange import load_model
     from phi1_nb.tokenizer import load_tokenizer
 
     folder, device = Path(where), "cuda" if torch.cuda.is_available() else "cpu"
