@@ -229,9 +229,9 @@ _nano_pretrain = _shrink(
     checkpoint_every=40,
 )
 _nano_finetune = replace(
-    _shrink(phi_1.finetune, 1200, batch_size=8, micro_batch_size=8, dtype="bf16"),
+    _shrink(phi_1.finetune, 960, batch_size=8, micro_batch_size=8, dtype="bf16"),
     peak_lr=_nano_pretrain.peak_lr,
-    checkpoint_every=250,
+    checkpoint_every=240,
 )
 
 # %% ../nbs/00b_config.ipynb #ecd6277f
