@@ -36,7 +36,8 @@ def made_up_run(scale: str, folder: Path) -> Run:
     train = replace(settings.pretrain, batch_size=16, micro_batch_size=16)
     tokens = np.random.default_rng(0).integers(0, settings.model.vocab_size, 400_000)
     tokens.astype(np.uint16).tofile(folder / "rows.bin")
-    train_tokenizer(["def f(x):\n    return x\n"] * 9, vocab_size=280).save(folder)
+    texts = [f"def add_{i}(x):\n    return x + {i}\n" for i in range(300)]
+    train_tokenizer(texts, vocab_size=300).save(folder)
     return Run(settings.model, train, folder / "rows.bin", folder / "rows.bin", folder)
 
 
