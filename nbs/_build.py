@@ -197,21 +197,19 @@ def readme(index: Path) -> str:
 
 
 def with_outputs(notebook: dict, executed: dict) -> int:
-    """Give the `#| run` cells of `notebook` the outputs of its executed copy; how many there are.
+    """Give the cells of `notebook` the outputs of its executed copy; how many are marked `#| run`.
 
-    Progress and warnings on stderr stay behind. Raises `ValueError` for a cell that has changed
-    since, or that was never run."""
+    A notebook without such cells stays as it is. Progress and warnings on stderr stay behind.
+    Raises `ValueError` for a cell that has changed since, or that was never run."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    marked = sum("".join(cell["source"]).startswith("#| run") for cell in cells)
     ran = {cell["id"]: cell for cell in executed["cells"]}
-    stored = 0
-    for cell in notebook["cells"]:
-        if cell["cell_type"] != "code" or not "".join(cell["source"]).startswith("#| run"):
-            continue
+    for cell in cells if marked else []:
         copy = ran.get(cell["id"], {"source": "", "outputs": []})
         if "".join(copy["source"]) != "".join(cell["source"]) or copy["execution_count"] is None:
             raise ValueError(f"cell {cell['id']} isn't the one that was run: `make study` first")
         cell["outputs"] = [o for o in copy["outputs"] if o.get("name") != "stderr"]
-        stored += 1
-    return stored
+    return marked
 
 
 def store_outputs(runs: Path) -> None:

@@ -172,8 +172,15 @@ def test_outputs_of_a_run_are_stored_without_its_warnings(build):
     page, copy = (notebook_of("1 + 1", "#| run\nlosses()") for _ in range(2))
     page["cells"][0]["outputs"] = page["cells"][1]["outputs"] = []
     assert build.with_outputs(page, copy) == 1
-    assert [len(cell["outputs"]) for cell in page["cells"]] == [0, 1]
+    assert [len(cell["outputs"]) for cell in page["cells"]] == [1, 1]
     assert page["cells"][1]["outputs"][0]["name"] == "stdout"
+
+
+def test_a_notebook_without_runs_keeps_its_outputs(build):
+    page, copy = notebook_of("1 + 1"), notebook_of("1 + 1")
+    page["cells"][0]["outputs"] = []
+    assert build.with_outputs(page, copy) == 0
+    assert page["cells"][0]["outputs"] == []
 
 
 NEVER_RUN = notebook_of("1", "#| run\nf()", count=None)
