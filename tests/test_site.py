@@ -1,14 +1,18 @@
 """The site's builder finds what is broken, and the notebooks are fit to be pages."""
 
 import ast
+import base64
 import importlib.util
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -174,6 +178,16 @@ def test_outputs_of_a_run_are_stored_without_its_warnings(build):
     assert build.with_outputs(page, copy) == 1
     assert [len(cell["outputs"]) for cell in page["cells"]] == [1, 1]
     assert page["cells"][1]["outputs"][0]["name"] == "stdout"
+
+
+def test_a_stored_picture_is_smaller_and_shows_the_same(build):
+    pixels = np.full((200, 200, 3), 255, np.uint8)
+    pixels[20:90, 30:120] = (60, 140, 64)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG", compress_level=0)
+    small = base64.b64decode(build.with_palette(base64.b64encode(png.getvalue()).decode()))
+    assert len(small) < len(png.getvalue()) / 3
+    assert (np.asarray(Image.open(io.BytesIO(small)).convert("RGB")) == pixels).all()
 
 
 def test_a_notebook_without_runs_keeps_its_outputs(build):
