@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from process_tree import descendants, processes
 
 import phi1_nb
 from phi1_nb import sandbox
@@ -35,26 +36,6 @@ RIGHT, WRONG = "    return x + x  # {}\n", "    return x  # {}\n"
 
 def samples_of(*programs: str) -> list[dict]:
     return [{"task_id": "double", "completion": program} for program in programs]
-
-
-def processes() -> dict[int, int]:
-    "Process ids and their parents."
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if stat[0] != "Z":
-                found[int(folder.name)] = int(stat[1])
-        except (OSError, ValueError):
-            pass
-    return found
-
-
-def descendants(pid: int) -> set[int]:
-    parents, found = processes(), {pid}
-    while new := {child for child, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found - {pid}
 
 
 def gone(family: set[int], seconds: float = 5) -> bool:

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from process_tree import descendants, processes
 
 from phi1_nb import sandbox
 from phi1_nb.sandbox import Verdict, run_expressions, run_programs, sandbox_walls
@@ -207,26 +208,6 @@ def verdicts():
     return dict(zip(PROGRAMS, results, strict=True))
 
 
-def _processes() -> dict[int, int]:
-    "Process ids and their parents."
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            found[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-        except (OSError, ValueError):
-            pass
-    return found
-
-
-def _descendants(pid: int) -> set[int]:
-    parents, found = _processes(), {pid}
-    while new := {child for child, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found - {pid}
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_program_ends_as_it_must(name, verdicts, walls):
     if name in NEEDS and NEEDS[name] not in walls:
@@ -246,7 +227,7 @@ def test_nothing_is_left_behind(scratch):
     names += ["big file", "memory bomb", "writes to /var/tmp", "exit in __del__"]
     run_programs([PROGRAMS[name][0] for name in names], timeout_s=0.5)
     assert not list(scratch.iterdir())
-    assert not _descendants(os.getpid())
+    assert not descendants(os.getpid(), zombies=True)
     assert not Path("/var/tmp/phi1-test").exists()
 
 
@@ -318,7 +299,7 @@ def test_a_lost_worker_is_replaced_and_a_second_loss_admitted(monkeypatch, scrat
         source = job["programs"][0][0]
         if lost.get(source, 0):
             lost[source] -= 1
-            for pid in sorted(_descendants(self.process.pid)):
+            for pid in sorted(descendants(self.process.pid, zombies=True)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(10)
@@ -332,9 +313,9 @@ def test_a_lost_worker_is_replaced_and_a_second_loss_admitted(monkeypatch, scrat
         "passed",
     ]
     until = time.time() + 5
-    while _descendants(os.getpid()) and time.time() < until:
+    while descendants(os.getpid(), zombies=True) and time.time() < until:
         time.sleep(0.05)
-    assert not _descendants(os.getpid()) and not list(scratch.iterdir())
+    assert not descendants(os.getpid(), zombies=True) and not list(scratch.iterdir())
 
 
 def _spin(until: float):
@@ -364,14 +345,16 @@ def test_killing_the_judge_leaves_no_process_and_no_file(scratch):
     until = time.time() + 30
     while not list(scratch.glob("*/x")) and time.time() < until:
         time.sleep(0.05)
-    family = _descendants(judge.pid)
+    family = descendants(judge.pid, zombies=True)
     assert len(family) >= 3
     judge.send_signal(signal.SIGKILL)
     judge.wait()
     until = time.time() + 5
-    while (family & set(_processes()) or list(scratch.iterdir())) and time.time() < until:
+    while (
+        family & set(processes(zombies=True)) or list(scratch.iterdir())
+    ) and time.time() < until:
         time.sleep(0.05)
-    assert not family & set(_processes()) and not list(scratch.iterdir())
+    assert not family & set(processes(zombies=True)) and not list(scratch.iterdir())
 
 
 def test_without_namespaces_the_other_walls_hold():
