@@ -309,7 +309,7 @@ def main(
     model: str = None,  # score this one instead: a folder, or URL#NAME of a server
     benchmark: str = "humaneval",  # with --model: humaneval, mbpp, ..., or a file of problems
     problems: str = None,  # with --model: a file to read the benchmark from
-    preset: str = "greedy",  # with --model: how to ask, see 00y_prompting
+    preset: str = "greedy",  # with --model: how to ask, see 06d_prompting
     n: int = None,  # with --model: samples for each problem
     seed: int = 0,  # with --model: of the random draws
     out: str = "evaluation",  # with --model: folder for samples, verdicts and scores

@@ -42,6 +42,6 @@ def test_notebooks_are_clean(exported):
 
 
 def test_cleaning_keeps_the_parameters_tag(exported):
-    for path in (exported / "nbs").glob("0[24569]*.ipynb"):
+    for path in (exported / "nbs").glob("0[24569]_*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1, path.name

@@ -16,7 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-STAGES = re.compile(r"0[1245679][a-z]?_|08_")  # notebooks that papermill runs
+STAGES = re.compile(r"(01[a-z]|02|04|05|06|07|08|09)_")  # notebooks that papermill runs
 IDS = [path.stem for path in NOTEBOOKS]
 
 
