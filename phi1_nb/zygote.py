@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['UNFIT', 'ORDER', 'REPORT', 'STOP', 'GONE', 'describe', 'execute', 'load', 'reply_to', 'answer_calls', 'run_child',
-           'empty', 'tend', 'warm_up']
+           'empty', 'tend', 'Semaphore', 'warm_up']
 
 # %% ../nbs/06j_zygote.ipynb #daeee14e
+import array
 import builtins
+import ctypes
 import gc
 import os
 import random
 import resource
-import secrets
 import signal
 import socket
 import struct
@@ -23,7 +24,7 @@ import warnings
 from types import ModuleType
 
 from .codec import MAX_REQUEST, Frames, NotPlain, built, encode, pack, plain, send
-from .limits import Filter, restrict, watch
+from .limits import Filter, restrict, restrict_all, watch
 from .walls import system_call
 
 # %% ../nbs/06j_zygote.ipynb #250c724f
@@ -196,7 +197,7 @@ def _delete(entry: os.DirEntry, top: str) -> None:
     for inner in list(os.scandir(entry.path)):
         if inner.is_dir(follow_symlinks=False):
             os.chmod(inner.path, 0o700)
-            os.rename(inner.path, os.path.join(top, secrets.token_hex(16)))
+            os.rename(inner.path, os.path.join(top, os.urandom(16).hex()))
         else:
             os.unlink(inner.path)
     os.rmdir(entry.path)
@@ -210,22 +211,29 @@ def _wait_for(pid: int, patience: float) -> None:
         time.sleep(0.001)
 
 
+_ROOM = socket.CMSG_LEN(4)  # for one descriptor
+_fork = ctypes.PyDLL(None).fork  # `os.fork` without its hooks, which write to 180 pages
+
+
 def tend(
     control: socket.socket,  # where orders come from, and the order to stop; reports go there
     processes: int,  # as `restrict` takes it
     only_self: Filter | None,  # for each program's process
+    sized: bool = True,  # whether the file system itself limits the current folder
 ) -> None:
     "Carry out orders in the current folder until the other side is gone."
+    restrict_all()
     while True:
-        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
+        order, given, _, _ = control.recvmsg(ORDER.size, _ROOM)
         if not order:
             return
-        timeout_s, memory_mb = ORDER.unpack(order)
-        pid = os.fork()
+        channel = int.from_bytes(given[0][2], sys.byteorder)
+        pid = _fork()
         if pid == 0:
-            run_child(descriptors[0], timeout_s, memory_mb, processes, only_self)
-        os.close(descriptors[0])
-        reason = watch(pid, control.fileno(), timeout_s)
+            run_child(channel, *ORDER.unpack(order), processes, only_self)
+        os.close(channel)
+        timeout_s, _ = ORDER.unpack(order)
+        reason = watch(pid, control.fileno(), timeout_s, None if sized else ".")
         if not reason and control.recv(1) == GONE:
             _wait_for(pid, 0.05)
         os.kill(pid, signal.SIGKILL)
@@ -235,11 +243,57 @@ def tend(
         cpu = usage.ru_utime + usage.ru_stime
         control.send(REPORT.pack(reason, empty("."), status, cpu, usage.ru_maxrss))
 
+# %% ../nbs/06j_zygote.ipynb #5e3a0c17
+class Semaphore:
+    "`_multiprocessing.SemLock` for threads alone, without named memory; kind 0 may be re-entered."
+
+    SEM_VALUE_MAX = 2**31 - 1
+    name, handle = None, 0
+
+    def __init__(self, kind: int, value: int, maxvalue: int, *_):
+        self.kind, self.value, self.maxvalue = kind, value, maxvalue
+        self.changed, self.owner, self.depth = threading.Condition(), None, 0
+
+    def acquire(self, block=True, timeout=None):
+        with self.changed:
+            if self.kind or not self._is_mine():
+                patience = timeout if block else 0
+                if not self.changed.wait_for(lambda: self.value > 0, patience):
+                    return False
+                self.value, self.owner = self.value - 1, threading.get_ident()
+            self.depth += 1
+            return True
+
+    def release(self):
+        with self.changed:
+            if not self.kind and not self._is_mine():
+                raise AssertionError("attempt to release recursive lock not owned by thread")
+            if self.kind and self.value >= self.maxvalue:
+                raise ValueError("semaphore or lock released too many times")
+            self.depth -= self.depth > 0
+            if self.kind or not self.depth:
+                self.value += 1
+                self.changed.notify()
+
+    def _is_mine(self):
+        return self.depth > 0 and self.owner == threading.get_ident()
+
+    __enter__ = acquire
+    __exit__ = lambda self, *_: self.release()  # noqa: E731
+    _get_value, _count = lambda self: self.value, lambda self: self.depth
+    _is_zero, _after_fork = lambda self: not self.value, lambda self: None
+
+# %% ../nbs/06j_zygote.ipynb #a40c7be2
+def _lend_semaphores() -> None:
+    "`multiprocessing` finds its semaphores here."
+    module = ModuleType("_multiprocessing")
+    module.SemLock, module.sem_unlink, module.flags = Semaphore, lambda name: None, {}
+    sys.modules["_multiprocessing"] = module
+
 # %% ../nbs/06j_zygote.ipynb #f20ce901
 _WARM_IMPORTS = (
-    "abc array bisect cmath collections.abc contextlib copy dataclasses datetime decimal enum "
-    "fractions functools hashlib heapq inspect io itertools math numbers operator pprint queue "
-    "random re statistics string textwrap timeit traceback typing unittest"
+    "abc bisect collections.abc contextlib copy dataclasses datetime decimal enum fractions "
+    "functools heapq io itertools math numbers operator random re string traceback typing"
 ).split()
 _WARM_PROGRAM = """
 from typing import List
@@ -283,6 +337,7 @@ def warm_up() -> None:
     warnings.simplefilter("ignore")
     threading.stack_size(8 << 20)
     resource.getrlimit(resource.RLIMIT_AS)
+    _lend_semaphores()
     for _ in range(12):
         outcome = execute(_WARM_PROGRAM, ["f([2])", "repr(C.x)"])
         function, _ = load(_WARM_PROGRAM, "f")
