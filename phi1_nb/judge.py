@@ -243,10 +243,12 @@ class Queue:
             key = sample_key(task_id, completion)
             entry = [sample, key, self.record.known.get(key) or _without_running(completion)]
             self.due.append(entry)
-            if entry[2] is None and key not in self.asked:
+            if entry[2] is not None:
+                continue
+            waiting = self.asked.setdefault(key, [])
+            waiting.append(entry)
+            if len(waiting) == 1:
                 yield _job(key.hex(), task_id, completion, self.limits)
-            if entry[2] is None:
-                self.asked.setdefault(key, []).append(entry)
 
     def settle(self, key: bytes, fields: dict) -> None:
         "Enter a verdict for all samples that wait for it."

@@ -95,15 +95,15 @@ def watch(
     poll, ended = select.poll(), os.pidfd_open(pid)
     poll.register(ended, select.POLLIN)
     poll.register(control, select.POLLIN)
-    start = last = time.monotonic()
-    used, idle, reason = 0.0, 0.0, RUNNING
+    used, passed, idle, reason = 0.0, 0.0, 0.0, RUNNING
     while not reason and not poll.poll(TICK_S * 1000):
-        now, cpu = time.monotonic(), cpu_seconds(pid)
-        idle += now - last if cpu - used < 1e-4 else 0
-        used, last = cpu, now
+        cpu = cpu_seconds(pid)
+        passed += TICK_S
+        idle += TICK_S if cpu - used < 1e-4 else 0
+        used = cpu
         if cpu > timeout_s:
             reason = TOO_LONG
-        elif idle > 2 * timeout_s or now - start > 10 * timeout_s:
+        elif idle > 2 * timeout_s or passed > 10 * timeout_s:
             reason = TOO_IDLE
         elif folder and overfull(folder):
             reason = TOO_MUCH

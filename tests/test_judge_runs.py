@@ -339,6 +339,70 @@ def test_a_problem_in_compat_mode_sees_the_program_and_is_marked():
     assert not row["passed"]
 
 
+IN_PLACE = "def check(f):\n    xs = [3, 1]\n    f(xs)\n    assert xs == [1, 3]\n"
+PRINTED = (
+    "import contextlib, io\ndef check(f):\n    out = io.StringIO()\n"
+    "    with contextlib.redirect_stdout(out):\n        f(3)\n    assert out.getvalue() == '3\\n'\n"
+)
+OWN_CLASS = "def check(f):\n    assert f(1).value == 1\n"
+
+
+@pytest.mark.parametrize(
+    "test, canonical, right, wrong",
+    [
+        (IN_PLACE, "    x.sort()\n", "    x[:] = sorted(x)\n", "    pass\n"),
+        (PRINTED, "    print(x)\n", "    print(str(x))\n", "    print(x + 1)\n"),
+        (
+            OWN_CLASS,
+            "    class A: value = x\n    return A\n",
+            "    class B: value = 1\n    return B()\n",
+            "    class B: value = 2\n    return B()\n",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_from_afar_is_found_out(test, canonical, right, wrong):
+    odd = PROBLEM | {"task_id": "odd", "test": test, "canonical_solution": canonical}
+    usual = PROBLEM | {"canonical_solution": RIGHT}
+    order = [
+        ("odd", right),
+        ("odd", wrong),
+        ("double", WRONG),
+        ("odd", right + "#"),
+        ("double", RIGHT),
+    ]
+    order += [("odd", "    import os; os._exit(0)\n"), ("odd", "    return (\n"), ("odd", wrong)]
+    samples = [{"task_id": task, "completion": completion} for task, completion in order]
+    rows = list(judge_completions({"odd": odd, "double": usual}, samples))
+    assert [row["completion"] for row in rows] == [completion for _, completion in order]
+    assert [row["passed"] for row in rows] == [True, False, False, True, True, False, False, False]
+    marked = [True, True, False, True, False, False, False, True]
+    assert [row.get("compat", False) for row in rows] == marked
+
+
+def test_a_canonical_solution_that_never_passes_changes_nothing():
+    odd = {"double": PROBLEM | {"canonical_solution": "    return 7\n"}}
+    rows = list(judge_completions(odd, samples_of(WRONG, RIGHT, "    return object()\n")))
+    assert [row["status"] for row in rows] == ["failed", "passed", "not-plain"]
+    assert not any("compat" in row for row in rows)
+
+
+def test_the_canonical_solution_is_judged_once(judged):
+    problems = {"double": PROBLEM | {"canonical_solution": RIGHT}}
+    rows = list(judge_completions(problems, samples_of(*(WRONG.format(i) for i in range(50)))))
+    assert len(judged) == 51 and not any(row["passed"] or "compat" in row for row in rows)
+
+
+def test_no_row_comes_before_the_self_test(monkeypatch, tmp_path):
+    from phi1_nb import judge
+
+    monkeypatch.setitem(judge.TRICKS, "os._exit(0)", (judge.TRICKS["os._exit(0)"][0], {"passed"}))
+    results = tmp_path / "results.jsonl"
+    with pytest.raises(RuntimeError, match="fails its self-test"):
+        next(judge_completions(PROBLEMS, samples_of(*[RIGHT] * 9), results=results))
+    left = [path.read_text() for path in tmp_path.iterdir()]
+    assert not any("passed" in text for text in left)
+
+
 def test_setup_runs_before_the_test():
     test = "def check(f):\n    assert f(base) == 10\n"
     problems = {"double": PROBLEM | {"setup": "import math\nbase = math.floor(5.5)", "test": test}}
