@@ -244,7 +244,10 @@ class Frames:
         body = bytes(self.buffer[4 : 4 + size])
         del self.buffer[: 4 + size]
         try:
-            return loads(body)
+            message = loads(body)
+            if message is None:
+                raise ValueError("null")
+            return message
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no message: {type(error).__name__}") from None
 

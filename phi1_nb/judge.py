@@ -229,11 +229,8 @@ class Queue:
     def jobs(self) -> Iterator[dict | None]:
         "What has to be run; ends when the window is full of known verdicts."
         while len(self.due) < _WINDOW or self.asked:
-            if self.extra:
-                yield self.extra.popleft()
-                continue
-            if len(self.due) >= _WINDOW:
-                yield None
+            if self.extra or len(self.due) >= _WINDOW:
+                yield self.extra.popleft() if self.extra else None
                 continue
             sample = next(self.samples, None)
             if sample is None:

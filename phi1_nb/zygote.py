@@ -7,7 +7,6 @@ __all__ = ['UNFIT', 'ORDER', 'REPORT', 'STOP', 'GONE', 'describe', 'execute', 'l
            'empty', 'tend', 'Semaphore', 'warm_up']
 
 # %% ../nbs/06j_zygote.ipynb #daeee14e
-import array
 import builtins
 import ctypes
 import gc

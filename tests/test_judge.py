@@ -612,7 +612,6 @@ PROGRAMS = {
     "future statement": ("    from __future__ import braces\n", {"syntax"}),
     "a constant of 4,000 digits": ("    return " + "9" * 4000 + "\n", {"failed"}),
     "a constant of 10,000 digits": ("    return " + "9" * 10_000 + "\n", {"syntax"}),
-    "large constant expression": ("    return 'a' * 10**9 * 0 or 0\n", {"failed", "memory"}),
     "code object by hand": (
         "    def f(): pass\n    f.__code__ = f.__code__.replace(co_code=b'\\x64\\xff' * 50, co_consts=())\n    return f()\n",
         {"crash", "failed", "error", "not-plain", "timeout", "memory", "exited"},
@@ -631,7 +630,7 @@ PROGRAMS = {
         {"passed"},
     ),
     "many files, but not too many": (
-        "    import os\n    for i in range(2000):\n        with open(f'f{i}', 'w') as f: f.write('x')\n    return x * x if len(os.listdir('.')) >= 2000 else 0\n",
+        "    import os\n    for i in range(500):\n        with open(f'f{i}', 'w') as f: f.write('x')\n    return x * x if len(os.listdir('.')) >= 500 else 0\n",
         {"passed"},
     ),
     # correct, and must pass
