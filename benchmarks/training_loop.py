@@ -1,18 +1,27 @@
-"""What DeepSpeed's engine, the logs and a second rank cost or give, against a plain loop.
+"""What DeepSpeed's engine, all that surrounds a step, and a second rank cost or give.
 
-    python -m benchmarks.training_loop [--scale micro] [--repeats 7] [--ranks]
+    python -m benchmarks.training_loop [--scale micro] [--what engine] [--repeats 7]
 
-One rank, ZeRO stage 1, bf16, sixteen rows an update. The kinds of step take turns in one process,
-so that what else the machine does hits all of them; ratios are of medians. With --ranks, two ranks
-of one thread take turns with one rank of two threads, each a training run of its own.
+engine   DeepSpeed's step against a plain loop's, and with logs against without
+loop     `train` with data, metrics, validation and checkpoints, against the bare step: the engine
+         on a batch that is in memory already. A bare step follows each second step of the loop.
+linear   tokens a second at ten times the tokens: in an update, and in a run
+ranks    two ranks of one thread against one rank of two threads, each a training run of its own
+beside   two runs side by side, a thread each, against one run with both threads
+
+One rank, ZeRO stage 1, the scale's own shape and precision. The kinds of work take turns, so that
+what else the machine does hits all of them; ratios are of medians. Data are random tokens.
 """
 
 import argparse
 import os
 import statistics
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +36,31 @@ from phi1_nb.logs import Logs
 from phi1_nb.rows import PackedRows
 from phi1_nb.runs import Run, write_run
 from phi1_nb.tokenizer import train_tokenizer
-from phi1_nb.training import batch_rows, inputs_and_labels, noise_seed, update
+from phi1_nb.training import (
+    batch_rows,
+    inputs_and_labels,
+    micro_batches,
+    noise_seed,
+    train,
+    update,
+)
 
 
-def made_up_run(scale: str, folder: Path) -> Run:
-    "A run of `scale`'s shape on random tokens."
+def made_up_run(scale: str, folder: Path, **changes) -> Run:
+    "A run of `scale`'s shape on random tokens, of 16 rows an update unless said."
     settings = get_scale(scale)
-    train = replace(settings.pretrain, batch_size=16, micro_batch_size=16)
+    schedule = replace(
+        settings.pretrain, **({"batch_size": 16, "micro_batch_size": 16, "keep_last": 1} | changes)
+    )
     tokens = np.random.default_rng(0).integers(0, settings.model.vocab_size, 400_000)
     tokens.astype(np.uint16).tofile(folder / "rows.bin")
     texts = [f"def add_{i}(x):\n    return x + {i}\n" for i in range(300)]
     train_tokenizer(texts, vocab_size=300).save(folder)
-    return Run(settings.model, train, folder / "rows.bin", folder / "rows.bin", folder)
+    return Run(settings.model, schedule, folder / "rows.bin", folder / "rows.bin", folder)
+
+
+def n_tokens(run: Run) -> int:
+    return run.train.batch_size * run.model.context_length
 
 
 def plain_step(model, optimizer, rows, run: Run, step: int) -> None:
@@ -54,14 +76,14 @@ def plain_step(model, optimizer, rows, run: Run, step: int) -> None:
     float(loss.detach())
 
 
-def steps(scale: str, repeats: int, folder: Path) -> list[dict]:
+def engine_costs(scale: str, repeats: int, folder: Path) -> list[dict]:
     "The engine against the plain loop, and the loop with its logs against the bare engine."
     run = made_up_run(scale, folder)
     rows = PackedRows(run.data, run.model.context_length)
     model, engine = initial_model(run).train(), build_engine(run)
     groups = parameter_groups(model, run.train.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=run.train.peak_lr)
-    tokens, done = run.train.batch_size * run.model.context_length, iter(range(1, 10**6))
+    tokens, done = n_tokens(run), iter(range(1, 10**6))
     with closing(Logs(folder, run, 0)) as logs:
 
         def logged():
@@ -85,41 +107,150 @@ def steps(scale: str, repeats: int, folder: Path) -> list[dict]:
     ]
 
 
-def trained(run: Run, folder: Path, n_ranks: int, threads: int) -> float:
-    "Median tokens a second of a training run, start and checkpoints apart."
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    folder = launch(write_run(folder, run), n_ranks)
-    return statistics.median(pd.read_csv(folder / "metrics.csv").tokens_per_s[3:])
+def bare_step(engine, pieces: list[tuple]) -> None:
+    "Forward, backward, update, on batches that are in memory."
+    for ids, labels in pieces:
+        loss = engine(ids, labels)
+        engine.backward(loss)
+        engine.step()
+    float(loss.detach())
 
 
-def ranks(scale: str, repeats: int, folder: Path) -> list[dict]:
-    "Two ranks of one thread against one rank of two."
-    run = made_up_run(scale, folder)
-    train = replace(run.train, stop_step=16, micro_batch_size=8, checkpoint_every=100)
-    run, number = replace(run, train=train), iter(range(10**6))
-    tasks = {
-        f"{n} x {threads}": lambda n=n, threads=threads: trained(
-            run, folder / f"run-{next(number)}", n, threads
-        )
-        for n, threads in ((2, 1), (1, 2))
+def loop_times(run: Run, folder: Path, between=lambda: None) -> list[float]:
+    """Seconds of each step of `train` but the first, all included that surrounds it.
+
+    `between` is called after each step, and its time isn't counted."""
+    times, last = [], []
+
+    def clock() -> bool:
+        if last:
+            times.append(time.perf_counter() - last[0])
+        between()
+        last[:] = [time.perf_counter()]
+        return False
+
+    train(write_run(folder, run), should_stop=clock)
+    return times
+
+
+def loop(scale: str, repeats: int, folder: Path) -> list[dict]:
+    "`train` at the scale's own cadence of checkpoints, against the bare step."
+    settings = get_scale(scale).pretrain
+    whole = scale == "nano"
+    every = settings.checkpoint_every if whole else 4
+    shape = {"checkpoint_every": every, "stop_step": repeats * every + 1}
+    if whole:
+        shape |= {name: getattr(settings, name) for name in ("batch_size", "micro_batch_size")}
+    run = made_up_run(scale, folder, **shape)
+    rows, engine = PackedRows(run.data, run.model.context_length), build_engine(run)
+    cut = micro_batches(np.arange(run.train.batch_size), run.train.micro_batch_size, 0, 1)
+    pieces, bare = [inputs_and_labels(rows, numbers) for numbers in cut], []
+    calls = iter(range(10**6))
+
+    def between() -> None:
+        if next(calls) % 2 == 0:
+            bare.append(seconds(lambda: bare_step(engine, pieces)))
+
+    times = loop_times(run, folder / "loop", between)
+    n, bare = len(times), bare[1:]
+    cuts = [slice(i, i + every) for i in range(0, n, every)]
+    halves = [slice(i // 2, (i + every) // 2) for i in range(0, n, every)]
+    if whole:
+        tokens = every * n_tokens(run)
+        ours = [tokens / sum(times[cut]) for cut in cuts]
+        peer = [tokens / 2 / sum(bare[half]) for half in halves]
+        return [row(f"{scale}: whole loop, tokens/s", "bare step", ours, peer)]
+    with_checkpoint = [times[i] for i in range(n) if (i + 1) % every == 0]
+    plain = [times[i] for i in range(n) if (i + 1) % every]
+    extra = statistics.median(with_checkpoint) - statistics.median(plain)
+    steps = settings.checkpoint_every * settings.batch_size // run.train.batch_size
+    print(f"validation and checkpoint: {extra:.2f} s in {steps * statistics.median(plain):.0f} s")
+    cost = steps * statistics.median(plain) + extra
+    share = [n_tokens(run) / t for t in plain]
+    projected = [steps * n_tokens(run) / cost]
+    peer = [n_tokens(run) / t for t in bare]
+    return [
+        row(f"{scale}: loop between checkpoints, tokens/s", "bare step", share, peer),
+        row(f"{scale}: whole loop (from its parts), tokens/s", "bare step", projected, peer)
+        | {"runs": len(with_checkpoint)},
+    ]
+
+
+def linear(scale: str, repeats: int, folder: Path) -> list[dict]:
+    "Ten times the rows in an update, and ten times the steps in a run."
+    run = made_up_run(scale, folder, batch_size=4, micro_batch_size=4)
+    large = replace(run, train=replace(run.train, batch_size=40))
+    rows, done = PackedRows(run.data, run.model.context_length), iter(range(1, 10**6))
+    engines = {each.train.batch_size: (build_engine(each), each) for each in (run, large)}
+    kinds = {
+        n: partial(lambda engine, each: update(engine, rows, each, next(done)), *pair)
+        for n, pair in engines.items()
     }
-    found = interleaved(tasks, repeats)
-    case = f"{scale}: 2 ranks x 1 thread, tokens/s"
-    return [row(case, "1 rank x 2 threads", found["2 x 1"], found["1 x 2"])]
+    for kind in kinds.values():
+        kind()
+    found = interleaved(
+        {
+            f"{n} rows": lambda n=n, kind=kind: n * run.model.context_length / seconds(kind)
+            for n, kind in kinds.items()
+        },
+        repeats,
+    )
+    short = replace(run.train, batch_size=8, micro_batch_size=8)
+    short = replace(short, planned_steps=10**4, stop_step=401, checkpoint_every=40)
+    first, whole = [], []
+    for number in range(max(3, repeats // 3)):
+        times = loop_times(replace(run, train=short), folder / f"linear-{number}")
+        first.append(40 * 8 * run.model.context_length / sum(times[:40]))
+        whole.append(400 * 8 * run.model.context_length / sum(times[:400]))
+    return [
+        row(f"{scale}: 40 rows an update, tokens/s", "4 rows", found["40 rows"], found["4 rows"]),
+        row(f"{scale}: run of 400 steps, tokens/s", "its first 40", whole, first),
+    ]
+
+
+def trained(run: Run, folder: Path, n_ranks: int, threads: int, n_beside: int = 1) -> float:
+    "Median tokens a second of training, start and checkpoints apart; of all runs side by side."
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    rows = run.train.batch_size // n_ranks
+    run = replace(run, train=replace(run.train, micro_batch_size=rows))
+    folders = [write_run(folder / f"{i}", run) for i in range(n_beside)]
+    with ThreadPoolExecutor(n_beside) as pool:
+        list(pool.map(partial(launch, n_ranks=n_ranks, n_beside=n_beside), folders))
+    rates = [pd.read_csv(each / "metrics.csv").tokens_per_s[2:] for each in folders]
+    return sum(map(statistics.median, rates))
+
+
+def ranks(scale: str, repeats: int, folder: Path, beside: bool = False) -> list[dict]:
+    "Two ranks of one thread, or two runs of one thread, against one rank of two threads."
+    steps = 16 if scale == "nano" else 6
+    run = made_up_run(scale, folder, stop_step=steps, checkpoint_every=100)
+    number = iter(range(10**6))
+
+    def task(*how: int) -> float:
+        return trained(run, folder / f"run-{next(number)}", *how)
+
+    ours = (1, 1, 2) if beside else (2, 1, 1)
+    found = interleaved({"ours": lambda: task(*ours), "peer": lambda: task(1, 2, 1)}, repeats)
+    name = "2 runs side by side x 1 thread" if beside else "2 ranks x 1 thread"
+    return [row(f"{scale}: {name}, tokens/s", "1 rank x 2 threads", found["ours"], found["peer"])]
+
+
+WHAT = {"engine": engine_costs, "loop": loop, "linear": linear, "ranks": ranks}
+WHAT["beside"] = partial(ranks, beside=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=["nano", "micro"], default="micro")
+    parser.add_argument("--what", choices=WHAT, default="engine")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--ranks", action="store_true")
     asked = parser.parse_args()
+    if asked.what not in ("ranks", "beside"):
+        start_distributed()
     with tempfile.TemporaryDirectory() as name:
-        if asked.ranks:
-            made = ranks(asked.scale, asked.repeats, Path(name))
-        else:
-            start_distributed()
-            made = steps(asked.scale, asked.repeats, Path(name))
+        made = WHAT[asked.what](asked.scale, asked.repeats, Path(name))
     print(write("training_loop", made).read_text())
 
 

@@ -63,9 +63,14 @@ class TrainConfig:
     bad_steps: int | None = (
         1  # steps in a row without a sound loss that stop a run; `None`: none do
     )
+    bad_loss: float | None = (
+        None  # a loss above it isn't sound; `None`: twice that of a uniform guess
+    )
+    select: str = "last"  # checkpoint that is the result: "last", "best_val" or "best_heldout"
+    select_problems: int = 200  # exercises that "best_heldout" is decided by
     keep_last: int = 2  # checkpoints that are kept, besides milestones and the best one
     milestone_every: int = 0  # checkpoints of multiples of it are kept for good; 0: there are none
-    monitor: str = "csv"  # "tensorboard" or "wandb" gets the numbers of the CSV files as well
+    monitor: str = "csv"  # "tensorboard", "wandb" or "csv_monitor" gets the CSV's numbers, too
 
 # %% ../nbs/00b_config.ipynb #15863ac4
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ phi_1 = Scale(
         peak_lr=1e-4,
         weight_decay=0.01,
         batch_size=256,
+        select="best_val",
     ),
     data=DataConfig(),
     evaluation=EvalConfig(),

@@ -6,16 +6,19 @@
 __all__ = ['finetuning_runs', 'finetune', 'main']
 
 # %% ../nbs/05_finetune.ipynb #284c2851
+import json
 from pathlib import Path
 
 import pandas as pd
 from fastcore.script import call_parse
 
 from .config import ARMS, Scale, get_scale
-from .core import artifact, upstream
+from .core import artifact, upstream, write_atomic
 from .launch import launch_runs
 from .packing import packing
 from .pretrain import draw_losses, pretrain, settings_table
+from .selection import validation_exercises
+from .synthesis import synthesis
 from .training import Run
 
 # %% ../nbs/05_finetune.ipynb #281da015
@@ -23,6 +26,7 @@ def finetuning_runs(
     settings: Scale,
     packed: Path,  # folder of 02_packing
     pretrained: Path,  # folder of 04_pretrain
+    problems: Path | None = None,  # exercises that decide, if the scale selects "best_heldout"
 ) -> dict[str, Run]:
     "The runs by name: each arm that is finetuned, with each seed, from the model of the same seed."
     runs = {}
@@ -38,7 +42,7 @@ def finetuning_runs(
                 packed,
                 seed,
                 init=start,
-                select="best_val",
+                problems=problems,
             )
     return runs
 
@@ -53,15 +57,22 @@ def finetune(
     An interrupted build goes on behind its last checkpoint. Raises what `launch` raises."""
     settings = get_scale(scale)
     packed, pretrained = upstream(packing, scale), upstream(pretrain, scale)
+    inputs = {"02_packing": packed, "04_pretrain": pretrained}
+    if by_exercises := settings.finetune.select == "best_heldout":
+        inputs["01b_synthesis"] = upstream(synthesis, scale)
     config = {"model": settings.model, "train": settings.finetune, "seeds": settings.seeds}
 
     def make(out: Path) -> dict:
-        runs = finetuning_runs(settings, packed, pretrained)
+        problems = out / "problems.jsonl" if by_exercises else None
+        if problems:
+            n = settings.finetune.select_problems
+            chosen = validation_exercises(inputs["01b_synthesis"], n)
+            write_atomic(problems, "".join(json.dumps(row) + "\n" for row in chosen))
+        runs = finetuning_runs(settings, packed, pretrained, problems)
         launch_runs(out, runs, n_ranks or settings.n_ranks)
         return {"runs": len(runs), "tokens a run": settings.tokens(settings.finetune)}
 
     volatile = ("*metrics.csv", "*train.log")
-    inputs = {"02_packing": packed, "04_pretrain": pretrained}
     return artifact(
         "05_finetune", scale, config, inputs, make, build, resume=True, volatile=volatile
     )

@@ -17,12 +17,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from tqdm import tqdm
 
@@ -88,16 +90,25 @@ def _die_with_parent() -> None:
 
 def _end(process: subprocess.Popen, grace_s: float) -> None:
     "SIGTERM to the whole group, SIGKILL to what is left of it after `grace_s` seconds."
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signum)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            continue
+    limit = time.monotonic() + grace_s
+    with suppress(ProcessLookupError):
+        if process.returncode != -signal.SIGTERM:  # else the others have had it, too
+            os.killpg(process.pid, signal.SIGTERM)
+        while _lives(process) and time.monotonic() < limit:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _lives(process: subprocess.Popen) -> bool:
+    "Whether any process of the group is left; DeepSpeed's launcher ends before its ranks do."
+    process.poll()
+    for other in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            ours = os.getpgid(other.pid) == process.pid
+            if ours and other.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 # %% ../nbs/03d_launch.ipynb #fa55a82d
 def run_streaming(
@@ -136,10 +147,12 @@ def run_streaming(
             _end(process, grace_s)
 
 
-def _show(text: str) -> None:
+def _show(text: str, live: LiveLosses | None = None) -> None:
     if text:
         sys.stderr.write(text)
         sys.stderr.flush()
+    if live is not None:
+        live.update()
 
 # %% ../nbs/03d_launch.ipynb #4f60a3ef
 def last_lines(
@@ -173,8 +186,10 @@ def launch(
         raise ValueError(f"{folder} is no folder: write_run makes one")
     log = folder / "train.log"
     environment = rank_environment(n_ranks * n_beside)
-    code = run_streaming(arguments, log, environment, stop=stop)
-    if code == STOPPED:
+    with closing(LiveLosses([] if stop else [folder])) as live:
+        show = partial(_show, live=live)
+        code = run_streaming(arguments, log, environment, show, stop=stop)
+    if code in (STOPPED, -signal.SIGTERM, -signal.SIGINT):
         raise Stopped(
             f"training in {folder} was stopped and has a checkpoint: run it again to go on"
         )
@@ -265,10 +280,15 @@ scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots={n_ranks}/' > "$
 export MASTER=$(head -n 1 "$folder/hostfile" | cut -d ' ' -f 1)
 export PORT=$((20000 + SLURM_JOB_ID % 20000))
 
-srun --kill-on-bad-exit=1 bash -c 'exec {python} -m deepspeed.launcher.runner \\
-    --hostfile "$1/hostfile" --no_ssh --node_rank "$SLURM_NODEID" \\
-    --master_addr "$MASTER" --master_port "$PORT" \\
-    --no_local_rank --module phi1_nb.training "$1"' phi1 "$folder" &
+srun --kill-on-bad-exit=1 bash -c 'set -m
+    "$2" -m deepspeed.launcher.runner \\
+        --hostfile "$1/hostfile" --no_ssh --node_rank "$SLURM_NODEID" \\
+        --master_addr "$MASTER" --master_port "$PORT" \\
+        --no_local_rank --module phi1_nb.training "$1" & group=$!
+    trap "kill -TERM -- -$group" TERM
+    wait $group; code=$?
+    while kill -0 -- -$group 2> /dev/null; do sleep 1; done
+    exit $code' phi1 "$folder" {python} &
 ranks=$!
 trap 'stopping=1; kill -TERM $ranks' TERM
 wait $ranks; code=$?

@@ -10,6 +10,7 @@ __all__ = ['METRICS', 'MACHINE', 'MONITORS', 'Log', 'machine_state', 'check_moni
 import importlib.util
 import os
 import time
+import uuid
 from pathlib import Path
 
 import pandas as pd
@@ -89,7 +90,7 @@ def _resident_bytes() -> int:
     return int(path.read_text().split()[1]) * 4096 if path.exists() else 0
 
 # %% ../nbs/03l_logs.ipynb #235c3208
-MONITORS = {"csv": None, "tensorboard": "tensorboard", "wandb": "wandb"}
+MONITORS = {"csv": None, "tensorboard": "tensorboard", "wandb": "wandb", "csv_monitor": None}
 
 
 def check_monitor(
@@ -113,16 +114,30 @@ def monitor_writer(
     from deepspeed.monitor.config import DeepSpeedMonitorConfig
     from deepspeed.monitor.monitor import MonitorMaster
 
-    own = {
-        "tensorboard": {"output_path": str(folder / "monitor"), "job_name": folder.name},
-        "wandb": {"project": "phi1_nb", "group": folder.name},
-    }
-    return MonitorMaster(DeepSpeedMonitorConfig(**{name: {"enabled": True} | own[name]}))
+    place = folder / "monitor"
+    place.mkdir(exist_ok=True)
+    own = {"output_path": str(place), "job_name": folder.name}
+    if name == "wandb":
+        own = {"project": "phi1_nb", "group": folder.name}
+        _start_wandb(place, own)
+    return MonitorMaster(DeepSpeedMonitorConfig(**{name: {"enabled": True} | own}))
+
+
+def _start_wandb(place: Path, own: dict[str, str]) -> None:
+    "Begin W&B's run before DeepSpeed does: in the run's folder, and the same one after a resume."
+    import wandb
+
+    path = place / "wandb_id"
+    if not path.is_file():
+        write_atomic(path, uuid.uuid4().hex[:12])
+    wandb.init(dir=str(place), id=path.read_text(), resume="allow", **own)
 
 # %% ../nbs/03l_logs.ipynb #fa0e03b6
 def _open(folder: Path, run: Run, start: int) -> dict[str, Log]:
-    val = ("step", "tokens", "val_loss")
-    columns = {"metrics": METRICS, "machine_metrics": MACHINE, "val": val}
+    columns = {"metrics": METRICS, "machine_metrics": MACHINE}
+    columns["val"] = ("step", "tokens", "val_loss")
+    if run.train.select == "best_heldout":
+        columns["heldout"] = ("step", "tokens", "solved", "n")
     return {name: Log(folder / f"{name}.csv", names, start) for name, names in columns.items()}
 
 
@@ -132,9 +147,23 @@ def _write(logs: "Logs", rows: dict[str, dict[str, float]]) -> None:
         if logs.monitor is not None:
             logs.monitor.write_events([(f"train/{k}", v, row["step"]) for k, v in row.items()])
 
+
+def _add(logs: "Logs", name: str, row: dict[str, float], step: int) -> None:
+    if logs.writes:
+        _write(logs, {name: {"step": step, "tokens": step * logs.tokens} | row})
+        for file in logs.files.values():
+            file.sync()
+
+
+def _end_wandb(run: Run) -> None:
+    if run.train.monitor == "wandb":
+        import wandb
+
+        wandb.finish()
+
 # %% ../nbs/03l_logs.ipynb #7e2594bf
 class Logs:
-    "`metrics.csv`, `machine_metrics.csv` and `val.csv` of a run, continued behind step `start`."
+    "The CSV files of a run, continued behind step `start`, and its monitor."
 
     def __init__(
         self,
@@ -162,11 +191,11 @@ class Logs:
 
     def validation(self, loss: float, step: int) -> None:
         "A row of val.csv, and all rows on the disk."
-        if self.writes:
-            row = {"step": step, "tokens": step * self.tokens, "val_loss": loss}
-            _write(self, {"val": row})
-            for file in self.files.values():
-                file.sync()
+        _add(self, "val", {"val_loss": loss}, step)
+
+    def exam(self, n_solved: int, n: int, step: int) -> None:
+        "A row of heldout.csv: `n_solved` of `n` exercises."
+        _add(self, "heldout", {"solved": n_solved, "n": n}, step)
 
     def restart_clock(self) -> None:
         "What happened since the last step doesn't count for the next one."
@@ -176,6 +205,8 @@ class Logs:
         "Write what there is to the disk, and stop."
         for file in self.files.values():
             file.close()
+        if self.monitor is not None:
+            _end_wandb(self.run)
 
 # %% ../nbs/03l_logs.ipynb #63e77f0c
 def loss_figure(
@@ -202,14 +233,14 @@ class LiveLosses:
 
     def __init__(
         self,
-        folders: list[Path],  # of runs
+        folders: list[Path],  # of runs; none: there is no figure
         every_s: float = 5.0,  # seconds between two drawings, at least
     ):
         self.folders, self.every_s, self.drawn, self.handle = folders, every_s, 0.0, None
 
     def update(self) -> bool:
         "Draw again if it is time; whether it was."
-        if not _in_notebook() or time.monotonic() - self.drawn < self.every_s:
+        if not self.folders or not _in_notebook() or time.monotonic() - self.drawn < self.every_s:
             return False
         from IPython.display import display
 

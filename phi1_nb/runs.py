@@ -27,10 +27,10 @@ class Run:
     tokenizer: Path  # folder of the tokenizer, which is copied beside the weights
     seed: int = 0  # of initial weights, data order and dropout
     init: Path | None = None  # model folder to start from; None means random weights
-    select: str = "last"  # which checkpoint is the result: "last", or "best_val" by validation loss
+    problems: Path | None = None  # exercises with tests, a `.jsonl`; only "best_heldout" needs them
 
 # %% ../nbs/03i_runs.ipynb #1c5e39e2
-_PATHS = ("data", "val", "tokenizer", "init")
+_PATHS = ("data", "val", "tokenizer", "init", "problems")
 FREE = ("train.keep_last", "train.milestone_every", "train.monitor")
 
 
@@ -115,9 +115,10 @@ def identity(
     "What a checkpoint must have been made from to be continued as `run`."
     content = _flat({"model": asdict(run.model), "train": asdict(run.train)})
     content = {name: value for name, value in content.items() if name not in FREE}
-    content |= {"seed": run.seed, "select": run.select}
+    content["seed"] = run.seed
     weights = Path(run.init) / "model.safetensors" if run.init is not None else None
-    for name, path in (("data", run.data), ("val", run.val), ("init", weights)):
+    paths = {"data": run.data, "val": run.val, "init": weights, "problems": run.problems}
+    for name, path in paths.items():
         content[name] = None if path is None else _beginning(Path(path))
     return content
 

@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-rank = os.environ["RANK"]
-(Path(sys.argv[-1]) / f"pid{rank}").write_text(str(os.getpid()))
+folder, rank = Path(sys.argv[-1]), os.environ["RANK"]
+(folder / f"pid{rank}").write_text(str(os.getpid()))
 if rank == "1":
-    while not (Path(sys.argv[-1]) / "pid0").exists():
+    while not (folder / "pid0").exists():
         time.sleep(0.1)
+    (folder / "raised").write_text(str(time.time()))
     raise RuntimeError("rank 1 gives up")
 time.sleep(120)

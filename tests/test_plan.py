@@ -99,6 +99,21 @@ def test_data_costs_are_items_times_cost():
     assert costs.dollars.to_dict() == pytest.approx({"annotate": 1000.0, "embed": 70.0})
 
 
+def test_the_command_adds_what_the_data_cost(tmp_path):
+    "Half a GPU-second or a cent a sample, two milliseconds a file, a dollar a million tokens."
+    script = tmp_path / "phi1_plan"
+    script.write_text("from phi1_nb.plan import main\n\nmain()\n")
+    command = [sys.executable, str(script), "--json", "--annotate", "0.5", "--annotate_dollars"]
+    command += ["0.01", "--embed", "0.002", "--generate_dollars", "1e-6", "--price", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    data = json.loads(done.stdout)["data"]
+    hours = {name: row["gpu_hours"] for name, row in data.items()}
+    dollars = {name: row["dollars"] for name, row in data.items()}
+    assert hours == pytest.approx({"annotate": 1e5 / 7200, "embed": 7e4 / 3600, "generate": 0})
+    expected = {"annotate": 3e5 / 7200 + 1000, "embed": 21e4 / 3600, "generate": 1000}
+    assert dollars == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -85,6 +85,34 @@ def test_bad_steps_can_be_logged_and_skipped(small, tmp_path):
     assert all(np.isfinite(w.numpy()).all() for w in weights.values())
 
 
+@pytest.mark.parametrize("dtype, stage", [("fp32", 1), ("bf16", 2), ("fp32", 3)])
+def test_a_batch_whose_loss_explodes_is_never_learnt_from(small, tmp_path, dtype, stage):
+    "Each loss is finite and above the limit: the weights at the end are the initial ones."
+    from phi1_nb.engine import initial_model
+
+    strict = without_dropout(small, dtype=dtype, zero_stage=stage, bad_loss=1.0, bad_steps=None)
+    folder = train(write_run(tmp_path / "run", strict))
+    log = pd.read_csv(folder / "metrics.csv")
+    assert np.isfinite(log.loss).all() and (log.loss > 1).all()
+    assert pd.read_csv(folder / "machine_metrics.csv").skipped.all()
+    made, first = load_file(folder / "model.safetensors"), initial_model(strict)
+    first.save_pretrained(tmp_path / "first")
+    for name, weight in load_file(tmp_path / "first" / "model.safetensors").items():
+        np.testing.assert_array_equal(made[name].numpy(), weight.numpy(), err_msg=name)
+
+
+def test_an_exploding_run_stops_and_names_the_last_good_checkpoint(small, tmp_path, capsys):
+    "The rate is far too high: the loss falls, then it is above the limit for good."
+    wild = without_dropout(small, dtype="fp32", peak_lr=3.0, bad_loss=8.0, bad_steps=2)
+    wild = replace(wild, train=replace(wild.train, checkpoint_every=1, warmup_steps=5))
+    with pytest.raises(FloatingPointError, match="above 8 .step-00000. is the last good") as stop:
+        train(write_run(tmp_path / "run", wild))
+    assert "lower peak_lr, or allow more bad_steps" in str(stop.value)
+    assert capsys.readouterr().err.count("is bad") == 1, "the second one is the error"
+    log = pd.read_csv(tmp_path / "run" / "metrics.csv").loss
+    assert np.isfinite(log).all() and (log[-2:] > 8).all() and (log[:-2] <= 8).all()
+
+
 def test_what_does_not_change_the_result_may_change_between_stop_and_start(small, tmp_path):
     folder = write_run(tmp_path / "run", small)
     with pytest.raises(Stopped):

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import nbformat
 import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from process_tree import descendants
 from tiny_study import tiny
 
 from phi1_nb.config import ARMS
@@ -40,10 +43,10 @@ def finish(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    "A finished tiny study, killed on the way: once while data is made, once while a model trains."
+    "A finished tiny study, killed on the way: while data is made, and while models are finetuned."
     folder = tmp_path_factory.mktemp("study")
     runs = folder / "runs" / "tiny"
-    for pattern in (".01b_synthesis-*", ".04_pretrain-*/*/checkpoints/*"):
+    for pattern in (".01b_synthesis-*", ".05_finetune-*/*/checkpoints/*"):
         process = start(folder)
         deadline = time.time() + 200
         while not list(runs.glob(pattern)) and process.poll() is None:
@@ -97,17 +100,44 @@ def test_a_second_run_builds_nothing(home):
     }
 
 
-def test_same_seed_same_weights(home, tmp_path, monkeypatch):
-    "Trained again without interruption, the models equal those of the interrupted run."
-    runs = tmp_path / "runs" / "tiny"
+def test_phi1_pretrain_killed_twice_ends_with_the_weights_of_an_unbroken_run(home, tmp_path):
+    "`kill -9` of the command and all of its processes, then the same command again."
+    runs, chance = tmp_path / "runs" / "tiny", Random(os.getpid())
     runs.mkdir(parents=True)
     for stage in ("01a_quality_filter", "01b_synthesis", "02_packing"):
         (runs / stage).symlink_to(home / "runs" / "tiny" / stage)
-    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
-    again = pretrain("tiny")
-    for path in again.rglob("model.safetensors"):
-        first = home / "runs/tiny/04_pretrain" / path.relative_to(again)
-        assert file_sha256(first) == file_sha256(path), path.parent.name
+
+    def begin() -> subprocess.Popen:
+        environment = {**os.environ, "PHI1_HOME": str(tmp_path), "PYTHONPATH": str(SCRIPT.parent)}
+        code = "import tiny_study; from phi1_nb.pretrain import main; main()"
+        command = [sys.executable, "-c", code, "--scale", "tiny"]
+        log = open(tmp_path / "log.txt", "a")
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def kill(process: subprocess.Popen) -> None:
+        for pid in (process.pid, *descendants(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    process, deadline = begin(), time.time() + 100
+    while not list(runs.glob(".04_pretrain-*/*/checkpoints/step-000003")):
+        assert process.poll() is None and time.time() < deadline, (tmp_path / "log.txt").read_text()
+        time.sleep(0.02)
+    time.sleep(chance.uniform(0, 0.5))
+    kill(process)
+    assert not (runs / "04_pretrain").exists(), "it was killed before its end"
+    process = begin()
+    time.sleep(chance.uniform(4, 8))
+    kill(process)
+    assert begin().wait(200) == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    models = sorted((home / "runs/tiny/04_pretrain").rglob("model.safetensors"))
+    assert len(models) == 2 * len(tiny.seeds)
+    for path in models:
+        again = runs / "04_pretrain" / path.relative_to(home / "runs/tiny/04_pretrain")
+        assert file_sha256(again) == file_sha256(path), path.parent.name
+    for log in (runs / "04_pretrain").rglob("metrics.csv"):
+        assert pd.read_csv(log).step.tolist() == list(range(1, tiny.pretrain.stop_step + 1))
 
 
 def test_results_point_to_their_artifacts(home):
