@@ -10,7 +10,7 @@ __all__ = ['BACKENDS', 'rotary_table', 'rotate', 'keep_mask', 'dropout', 'check_
 import functools
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +65,15 @@ def rotate(
     sin: Tensor,  # as `cos`
 ) -> tuple[Tensor, Tensor, Tensor]:
     "Queries and keys, their first rotary_dim dimensions turned, and values; each (B, H, T, D)."
+    if torch.compiler.is_compiling():
+        half, (q, k, v) = cos.shape[-1], qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        parts = [(x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]) for x in (q, k)]
+        q, k = (torch.cat([a * cos - b * sin, b * cos + a * sin, c], -1) for a, b, c in parts)
+        return q.contiguous(), k.contiguous(), v.contiguous()
     return _Rotate.apply(qkv, cos, sin)
 
 # %% ../nbs/03p_attention.ipynb #263e3268
-def keep_mask(
-    shape: tuple[int, ...],
-    rate: float,  # share of zeros
-    like: Tensor,  # dtype and device of the result
-) -> Tensor:
-    "Independent zeros (with probability `rate`, to within 2^-17) and ones."
+def _keep_mask(shape: Sequence[int], rate: float, like: Tensor) -> Tensor:
     if like.device.type != "cpu":
         return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - rate)
     n = math.prod(shape)
@@ -81,6 +81,26 @@ def keep_mask(
     bits = torch.from_numpy(words.view(np.int16)[:n]).view(shape)
     lowest_kept = round(rate * 2**16) - 2**15
     return bits.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1).to(like.dtype)
+
+
+_OPAQUE = dict(mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+_opaque_mask = torch.library.custom_op(
+    "phi1_nb::keep_mask",
+    _keep_mask,
+    schema="(SymInt[] shape, float rate, Tensor like) -> Tensor",
+    **_OPAQUE,
+)
+_opaque_mask.register_fake(lambda shape, rate, like: like.new_empty(shape))
+
+
+def keep_mask(
+    shape: tuple[int, ...],
+    rate: float,  # share of zeros
+    like: Tensor,  # dtype and device of the result
+) -> Tensor:
+    "Independent zeros (with probability `rate`, to within 2^-17) and ones."
+    make = _opaque_mask if torch.compiler.is_compiling() else _keep_mask
+    return make(shape, rate, like)
 
 # %% ../nbs/03p_attention.ipynb #ea37acc3
 def dropout(
@@ -114,13 +134,11 @@ def check_backend(
 
 # %% ../nbs/03p_attention.ipynb #da8abbe7
 @functools.lru_cache(maxsize=64)
-def _causal(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    "0 where the last `rows` of `columns` tokens may look, minus infinity elsewhere."
+def _ahead(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "Minus infinity where a token would look ahead, 0 elsewhere, for `size` tokens."
     with torch.inference_mode(False):
-        ahead = torch.ones(rows, columns, dtype=torch.bool, device=device).triu(columns - rows + 1)
-        return torch.zeros(rows, columns, dtype=dtype, device=device).masked_fill_(
-            ahead, float("-inf")
-        )
+        bias = torch.full((size, size), float("-inf"), dtype=dtype, device=device)
+        return bias.triu_(1)
 
 
 def _blocks(n_rows: int, n_tokens: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -130,26 +148,58 @@ def _blocks(n_rows: int, n_tokens: int) -> Iterator[tuple[slice, slice, slice]]:
     for first in range(0, n_rows, group):
         for start in reversed(range(0, n_tokens, size)):
             end = min(start + size, n_tokens)
-            yield slice(first, first + group), slice(start, end), slice(0, end)
+            rows = slice(first, min(first + group, n_rows))
+            yield rows, slice(start, end), slice(0, end)
 
 # %% ../nbs/03p_attention.ipynb #6b851f65
-class _Eager(torch.autograd.Function):
-    "Causal attention on (N, T, D), N counting batch and heads."
+def _weigh(q: Tensor, k: Tensor, v: Tensor, rate: float) -> tuple[Tensor, list[Tensor]]:
+    "Causal attention on (N, T, D), N counting batch and heads; with it the weights and masks."
+    scale, nothing = q.shape[-1] ** -0.5, q.new_empty(1, 1, 1)
+    v = v * (1 / (1 - rate)) if rate else v
+    out, kept = torch.empty_like(q), []
+    for rows, to, of in _blocks(*q.shape[:2]):
+        keys = k[rows, of].transpose(1, 2)
+        scores = torch.baddbmm(nothing, q[rows, to], keys, beta=0, alpha=scale)
+        scores[..., to.start :] += _ahead(to.stop - to.start, q.dtype, q.device)
+        p = torch.softmax(scores, -1)
+        kept.append(p)
+        if rate:
+            kept.append(keep_mask(p.shape, rate, p))
+            p = p * kept[-1]
+        torch.bmm(p, v[rows, of], out=out[rows, to])
+    return out, kept
 
+
+def _weigh_back(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor], rate: float, fused: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    "The gradients of `_weigh`; `fused` adds to sums before they are rounded, not after."
+    kept, scale = iter(kept), q.shape[-1] ** -0.5
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    for rows, to, of in _blocks(*q.shape[:2]):
+        p, g = next(kept), gradient[rows, to]
+        da = g @ v[rows, of].transpose(1, 2)
+        a = p
+        if rate:
+            mask = next(kept)
+            a = p * mask
+            da *= mask
+        ds = torch._softmax_backward_data(da, p, -1, p.dtype)
+        torch.bmm(ds, k[rows, of], out=dq[rows, to])
+        for total, left, right in ((dk, ds, q[rows, to]), (dv, a, g)):
+            if of.stop == q.shape[1]:
+                torch.bmm(left.transpose(1, 2), right, out=total[rows])
+            elif fused:
+                total[rows, of].baddbmm_(left.transpose(1, 2), right)
+            else:
+                total[rows, of] += left.transpose(1, 2) @ right
+    return dq.mul_(scale), dk.mul_(scale), dv.mul_(1 / (1 - rate)) if rate else dv
+
+# %% ../nbs/03p_attention.ipynb #a7328d76
+class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, rate):
-        scale = q.shape[-1] ** -0.5
-        v = v * (1 / (1 - rate)) if rate else v
-        out, kept = torch.empty_like(q), []
-        for rows, to, of in _blocks(*q.shape[:2]):
-            bias = _causal(to.stop - to.start, of.stop, q.dtype, q.device)
-            scores = torch.baddbmm(bias, q[rows, to], k[rows, of].transpose(1, 2), alpha=scale)
-            p = torch.softmax(scores, -1)
-            kept.append(p)
-            if rate:
-                kept.append(keep_mask(p.shape, rate, p))
-                p = p * kept[-1]
-            torch.bmm(p, v[rows, of], out=out[rows, to])
+        out, kept = _weigh(q, k, v, rate)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.rate = rate
         return out
@@ -157,26 +207,55 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         q, k, v, *kept = ctx.saved_tensors
-        kept, scale = iter(kept), q.shape[-1] ** -0.5
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for rows, to, of in _blocks(*q.shape[:2]):
-            p, g = next(kept), gradient[rows, to]
-            da = g @ v[rows, of].transpose(1, 2)
-            a = p
-            if ctx.rate:
-                mask = next(kept)
-                a = p * mask
-                da *= mask
-            ds = torch._softmax_backward_data(da, p, -1, p.dtype)
-            torch.bmm(ds, k[rows, of], out=dq[rows, to])
-            for total, left, right in ((dk, ds, q[rows, to]), (dv, a, g)):
-                if to.stop == q.shape[1]:
-                    torch.bmm(left.transpose(1, 2), right, out=total[rows])
-                else:
-                    total[rows, of] += left.transpose(1, 2) @ right
-        return dq * scale, dk * scale, dv * (1 / (1 - ctx.rate)), None
+        return *_weigh_back(gradient, q, k, v, kept, ctx.rate, False), None
+
+# %% ../nbs/03p_attention.ipynb #12fdc9ae
+@torch.library.custom_op("phi1_nb::attend", **_OPAQUE)
+def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, rate: float) -> list[Tensor]:
+    out, kept = _weigh(q, k, v, rate)
+    return [out, *kept]
+
+
+@_opaque_attend.register_fake
+def _(q, k, v, rate):
+    shapes = [
+        (rows.stop - rows.start, to.stop - to.start, of.stop)
+        for rows, to, of in _blocks(*q.shape[:2])
+        for _ in range(2 if rate else 1)
+    ]
+    return [torch.empty_like(q), *map(q.new_empty, shapes)]
+
+
+@torch.library.custom_op("phi1_nb::attend_back", mutates_args=())
+def _opaque_back(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor], rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _weigh_back(gradient, q, k, v, kept, rate, True)
+
+
+_opaque_back.register_fake(lambda gradient, q, k, v, *_: tuple(map(torch.empty_like, (q, k, v))))
+
+# %% ../nbs/03p_attention.ipynb #5c0b9225
+def _set_up(ctx, inputs, output):
+    *qkv, ctx.rate = inputs
+    ctx.save_for_backward(*qkv, *output[1:])
+
+
+def _opaque_gradient(ctx, gradients):
+    q, k, v, *kept = ctx.saved_tensors
+    return *_opaque_back(gradients[0].contiguous(), q, k, v, kept, ctx.rate), None
+
+
+_opaque_attend.register_autograd(_opaque_gradient, setup_context=_set_up)
 
 # %% ../nbs/03p_attention.ipynb #98e1405e
+def _fastest(q: Tensor, rate: float) -> str:
+    if q.device.type != "cpu" or q.shape[2] > 1024:
+        return "sdpa"
+    narrow = q.dtype == torch.float32 and q.shape[3] < 64
+    return "sdpa" if narrow and q.requires_grad and not rate else "eager"
+
+
 def attend(
     q: Tensor,  # (B, H, T, D)
     k: Tensor,  # (B, H, S, D)
@@ -190,15 +269,18 @@ def attend(
     if mask is not None:
         return F.scaled_dot_product_attention(q, k, v, mask, rate)
     if backend is None:
-        backend = "eager" if q.device.type == "cpu" and q.shape[2] <= 1024 else "sdpa"
+        backend = _fastest(q, rate)
     if backend == "flash_attn":
         from flash_attn import flash_attn_func
 
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return flash_attn_func(q, k, v, dropout_p=rate, causal=True).transpose(1, 2)
     if backend == "eager":
+        parts = [x.flatten(0, 1) for x in (q, k, v)]
+        if torch.compiler.is_compiling():
+            return _opaque_attend(*parts, rate)[0].view(q.shape)
         with torch.autocast(q.device.type, enabled=False):
-            return _Eager.apply(*(x.flatten(0, 1) for x in (q, k, v)), rate).view_as(q)
+            return _Eager.apply(*parts, rate).view_as(q)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
 
 # %% ../nbs/03p_attention.ipynb #abe677bf

@@ -280,6 +280,29 @@ def test_documents_kept_apart(run, checkpointing, tmp_path):
         write_run(folder, run)
 
 
+@pytest.mark.slow
+def test_compiled_training(run, tmp_path):
+    run = without_dropout(run, stop_step=6, checkpoint_every=3)
+    plain = train(write_run(tmp_path / "plain", run))
+    compiled = without_dropout(run, compile=True)
+    whole = train(write_run(tmp_path / "whole", compiled))
+    folder = write_run(tmp_path / "broken", compiled)
+    with pytest.raises(Stopped):
+        train(folder, should_stop=lambda: True)
+    train(folder)
+    assert file_sha256(folder / "model.safetensors") == file_sha256(whole / "model.safetensors")
+    losses = [pd.read_csv(f / "metrics.csv").loss for f in (plain, whole)]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"separate_documents": True}, {"activation_checkpointing": True}, {"zero_stage": 3}]
+)
+def test_compile_says_what_it_cannot_do(run, setting):
+    with pytest.raises(ValueError, match=f"compile can't be had with {next(iter(setting))}"):
+        check_run(without_dropout(run, compile=True, **setting))
+
+
 def test_bf16_is_close_and_takes_no_extra_step(run):
     start_distributed()
     run = without_dropout(run, dtype="bf16", zero_stage=1)
