@@ -175,6 +175,7 @@ def _weigh_back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     "The gradients of `_weigh`; `fused` adds to sums before they are rounded, not after."
     kept, scale = iter(kept), q.shape[-1] ** -0.5
+    v = v * (1 / (1 - rate)) if rate else v
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for rows, to, of in _blocks(*q.shape[:2]):
         p, g = next(kept), gradient[rows, to]
