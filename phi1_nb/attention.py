@@ -169,7 +169,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, rate: float) -> tuple[Tensor, list[T
         torch.bmm(p, v[rows, of], out=out[rows, to])
     return out, kept
 
-
+# %% ../nbs/03p_attention.ipynb #a433ba39
 def _weigh_back(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor], rate: float, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
