@@ -5,11 +5,14 @@
 A step is forward, loss, backward, clipping at 1 and fused AdamW, on the same batch for all. All
 run as they are and, with --compile, compiled too (ours by `compile_blocks`, a peer whole); a row is
 written for each peer, against the faster of ours. One shape and dtype a call, rows of others stay.
+With --keep FILE every round is kept as it ends, and the rounds of earlier calls count too.
 "matmul" compares the step's arithmetic with the fastest large matrix product of this machine.
 """
 
 import argparse
+import json
 import statistics
+from pathlib import Path
 
 import torch
 
@@ -62,6 +65,7 @@ def main():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
+    parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
     how = parser.parse_args()
     config, batch = SHAPES[how.shape]
     names = [("ours", False), *((peer, False) for peer in PEERS)]
@@ -76,7 +80,12 @@ def main():
         print(label, "first step", flush=True)
         tasks[label](), tasks[label]()
     tasks["matmul"] = lambda: matmul_rate(how.dtype) / flops_per_token(config)
-    values = interleaved(tasks, how.rounds)
+    values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
+    for _ in range(how.rounds):
+        found = interleaved(tasks, 1)
+        values = {name: values.get(name, []) + found[name] for name in tasks}
+        if how.keep:
+            how.keep.write_text(json.dumps(values))
     case = f"{how.shape} {how.dtype} tokens/s"
     middle = {name: statistics.median(found) for name, found in values.items()}
     ours = max((name for name in tasks if name.startswith("ours")), key=middle.get)
