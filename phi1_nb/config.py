@@ -58,7 +58,9 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest global gradient norm; not in the paper: as above
     zero_stage: int = 1  # what DeepSpeed partitions over the ranks; not in the paper
     checkpoint_every: int = 1000  # steps between checkpoints; the paper's number for finetuning
+    separate_documents: bool = False  # attention ends where a document does; not in the paper
     activation_checkpointing: bool = False  # compute blocks twice instead of keeping their insides
+    compile: bool = False  # the blocks, by torch.compile: faster, other roundings
     offload: bool = False  # optimizer's state in the CPU's memory; needs zero_stage 1 or more
     bad_steps: int | None = (
         1  # steps in a row without a sound loss that stop a run; `None`: none do

@@ -9,6 +9,7 @@ __all__ = ['DTYPES', 'BUCKET', 'parameter_groups', 'fp16_is_possible', 'engine_c
 # %% ../nbs/03j_engine.ipynb #da37cc74
 import logging
 import os
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from .config import ModelConfig, TrainConfig
 from .core import generator
-from .model import Phi
+from .model import Phi, compile_blocks
 from .runs import Run
 
 # %% ../nbs/03j_engine.ipynb #77a2f414
@@ -40,6 +41,21 @@ def fp16_is_possible() -> bool:
     "Whether this machine can train in fp16: on a CPU each product would take seconds."
     return torch.cuda.is_available()
 
+# %% ../nbs/03j_engine.ipynb #4c33a12b
+def _check_compile(config: TrainConfig) -> None:
+    "Raise `ValueError` for what compiled blocks can't do."
+    unfit = {
+        "separate_documents": config.separate_documents,
+        "activation_checkpointing": config.activation_checkpointing,
+        "zero_stage 3": config.zero_stage == 3,
+    }
+    others = [name for name, given in unfit.items() if given]
+    if config.compile and others:
+        raise ValueError(f"compile can't be had with {others[0]}: choose one of them")
+    compiler = os.environ.get("CXX", "g++")
+    if config.compile and not torch.cuda.is_available() and not shutil.which(compiler):
+        raise ValueError(f"compile needs a C++ compiler and there is no {compiler}: install g++")
+
 # %% ../nbs/03j_engine.ipynb #10526b51
 DTYPES = ("fp16", "bf16", "fp32")
 BUCKET = 2**27
@@ -59,6 +75,7 @@ def engine_config(
     if config.zero_stage == 0 and (config.offload or config.bad_steps != 1):
         name = "offload" if config.offload else f"bad_steps {config.bad_steps}"
         raise ValueError(f"{name} needs zero_stage 1 or more: the engine can't do it at stage 0")
+    _check_compile(config)
     made = {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.batch_size // (config.micro_batch_size * n_ranks),
@@ -124,10 +141,12 @@ def build_engine(
     run: Run,
     n_ranks: int = 1,  # processes
 ):
-    "DeepSpeed's engine around the initial model, with torch's AdamW: nothing is compiled."
+    "DeepSpeed's engine around the initial model, with torch's AdamW."
     import deepspeed
 
     config, model = run.train, initial_model(run)
+    if config.compile:
+        compile_blocks(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.peak_lr,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SELECTIONS', 'STOPPED', 'learning_rate', 'batch_rows', 'micro_batches', 'noise_seed', 'check_run',
-           'inputs_and_labels', 'loss_limit', 'update', 'validation_loss', 'publish', 'Stopped', 'train', 'badness',
-           'main']
+           'inputs_and_labels', 'separator', 'loss_limit', 'update', 'validation_loss', 'publish', 'Stopped', 'train',
+           'badness', 'main']
 
 # %% ../nbs/03c_training.ipynb #5789d7b6
 import json
@@ -164,6 +164,16 @@ def inputs_and_labels(
     ids = torch.from_numpy(np.stack([rows[int(i)] for i in numbers]).astype(np.int64)).to(device)
     return ids[:, :-1], ids[:, 1:]
 
+# %% ../nbs/03c_training.ipynb #dbf667e1
+@lru_cache(maxsize=8)
+def _end_of_text(tokenizer: Path) -> int:
+    return load_tokenizer(tokenizer).eot
+
+
+def separator(run: Run) -> int | None:
+    "The token that ends a document, if `run` keeps documents apart, otherwise None."
+    return _end_of_text(run.tokenizer) if run.train.separate_documents else None
+
 # %% ../nbs/03c_training.ipynb #46937dc0
 def loss_limit(
     run: Run,
@@ -187,10 +197,10 @@ def update(
         group["lr"] = lr
     batch = batch_rows(step, run.train.batch_size, len(rows), run.seed)
     pieces = micro_batches(batch, run.train.micro_batch_size, rank, n_ranks)
-    total, norm = 0.0, None
+    total, norm, end = 0.0, None, separator(run)
     for i, piece in enumerate(pieces):
         torch.manual_seed(noise_seed(run.seed, step, 0, i * n_ranks + rank))
-        loss = engine(*inputs_and_labels(rows, piece, engine.device))
+        loss = engine(*inputs_and_labels(rows, piece, engine.device), separator=end)
         total += loss.detach().double()
         if last := i == len(pieces) - 1:
             mean = _over_ranks(total / len(pieces), n_ranks)
@@ -216,6 +226,7 @@ def validation_loss(
     rows: PackedRows,  # held-out rows
     batch_size: int,  # rows in one forward pass
     n_rows: int = 128,  # rows taken, evenly spaced; all of them if there are fewer
+    end: int | None = None,  # of `separator`
 ) -> float:
     "Mean loss in nats a token, without dropout."
     numbers = np.unique(np.linspace(0, len(rows) - 1, min(n_rows, len(rows))).astype(int))
@@ -224,9 +235,8 @@ def validation_loss(
     with torch.no_grad():
         for start in range(0, len(numbers), batch_size):
             piece = numbers[start : start + batch_size]
-            total += float(engine.module(*inputs_and_labels(rows, piece, engine.device))) * len(
-                piece
-            )
+            batch = inputs_and_labels(rows, piece, engine.device)
+            total += float(engine.module(*batch, separator=end)) * len(piece)
     engine.train()
     return total / len(numbers)
 
@@ -305,7 +315,8 @@ def train(
             n_bad = _count_bad(made, run, folder, step, n_bad, rank)
             due = step % run.train.checkpoint_every == 0 and not n_bad
             if due or step == run.train.stop_step or stop:
-                loss = validation_loss(engine, val_rows, run.train.micro_batch_size)
+                size = run.train.micro_batch_size
+                loss = validation_loss(engine, val_rows, size, end=separator(run))
                 logs.validation(loss, step)
                 if run.train.select == "best_heldout":
                     _examine(engine, run, logs, step)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from phi1_nb.attention import rotary_table
 from phi1_nb.config import ModelConfig
 from phi1_nb.generation import complete, generate
 from phi1_nb.interchange import config_to_json, to_transformers
-from phi1_nb.model import KVCache, Phi, cross_entropy
+from phi1_nb.loss import cross_entropy
+from phi1_nb.model import KVCache, Phi, compile_blocks
 
 SHAPES = {
     "phi-1's proportions": dict(d_model=128, n_heads=2, n_layers=2, d_mlp=512, rotary_dim=32),
@@ -144,6 +146,52 @@ def test_checkpointing_changes_nothing():
         model(ids, ids).backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", ["phi-1's proportions", "few dimensions turn"])
+def test_compiled_blocks_are_the_blocks(dtype, shape):
+    plain, compiled = small(**SHAPES[shape]).train(), small(**SHAPES[shape]).train()
+    compile_blocks(compiled)
+    ids, labels = tokens(3, 150), tokens(3, 150, seed=2)
+    made = []
+    for model in (plain, compiled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = model(ids, labels)
+        loss.backward()
+        made.append((loss.detach(), [p.grad for p in model.parameters()]))
+    close(made[0][0], made[1][0], 1e-5 if dtype == "fp32" else 2e-3)
+    for a, b in zip(made[0][1], made[1][1], strict=True):
+        assert (a - b).norm() < (1e-4 if dtype == "fp32" else 0.05) * a.norm() + 1e-6
+    cache, mask = KVCache(plain.config, 3, 20), torch.ones(3, 20)
+    mask[1, :5] = 0
+    for model in (plain, compiled):
+        model.eval()
+    with torch.inference_mode():
+        assert torch.equal(
+            plain(ids[:, :20], cache=cache), compiled(ids[:, :20], cache=cache.clear())
+        )
+        masked = [model(ids[:, :20], attention_mask=mask) for model in (plain, compiled)]
+    assert torch.equal(*masked)
+
+
+@pytest.mark.slow
+def test_compiled_dropout_is_seeded_and_independent():
+    model, ids = compile_blocks(small(dropout=0.3).train()), tokens(2, 40)
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        losses.append(float(model(ids, ids).detach()))
+    assert losses[0] == losses[1] != losses[2]
+    block = model.blocks[0]
+    for part in (block.attention.dense, block.fc2):
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.ones_(part.bias)
+    table = rotary_table(40, model.config.rotary_dim, 1e4)
+    h = torch.zeros(8, 40, model.config.d_model)
+    neither = float((block(h, table) == 0).float().mean())
+    assert abs(neither - 0.09) < 0.01, "two masks, not one twice"
 
 
 def test_training_after_inference_mode():

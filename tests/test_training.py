@@ -41,6 +41,7 @@ from phi1_nb.training import (
     learning_rate,
     micro_batches,
     noise_seed,
+    separator,
     train,
     update,
 )
@@ -255,7 +256,7 @@ def plain_losses(run: Run, n_steps: int) -> tuple[list[float], list[float], dict
         for group in optimizer.param_groups:
             group["lr"] = np.interp(step, [0, c.warmup_steps, c.planned_steps], [0, c.peak_lr, 0])
         numbers = batch_rows(step, c.batch_size, len(rows), run.seed)
-        loss = model(*inputs_and_labels(rows, numbers))
+        loss = model(*inputs_and_labels(rows, numbers), separator=separator(run))
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)))
@@ -278,6 +279,49 @@ def test_the_engine_is_the_plain_loop(run, stage, micro):
     assert set(ours) == set(weights)
     for name, weight in weights.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_documents_kept_apart(run, checkpointing, tmp_path):
+    start_distributed()
+    run = without_dropout(run, dtype="fp32", activation_checkpointing=checkpointing, stop_step=4)
+    apart = without_dropout(run, separate_documents=True)
+    losses, norms, _ = plain_losses(apart, 4)
+    folder = train(write_run(tmp_path / "run", apart))
+    made = pd.read_csv(folder / "metrics.csv")
+    np.testing.assert_allclose(made.loss, losses, rtol=2e-5)
+    np.testing.assert_allclose(made.grad_norm, norms, rtol=1e-3)
+    assert abs(made.loss[0] - plain_losses(run, 1)[0][0]) > 1e-4, "rows hold several documents"
+    model, rows = Phi.from_pretrained(folder), PackedRows(run.val, MODEL.context_length)
+    batch = inputs_and_labels(rows, range(len(rows)))
+    with torch.no_grad():
+        alone = float(model(*batch, separator=separator(apart)))
+    assert pd.read_csv(folder / "val.csv").val_loss.iloc[-1] == pytest.approx(alone, abs=1e-5)
+    with pytest.raises(ValueError, match="another run"):
+        write_run(folder, run)
+
+
+@pytest.mark.slow
+def test_compiled_training(run, tmp_path):
+    run = without_dropout(run, stop_step=6, checkpoint_every=3)
+    plain = train(write_run(tmp_path / "plain", run))
+    compiled = without_dropout(run, compile=True)
+    whole = train(write_run(tmp_path / "whole", compiled))
+    folder = write_run(tmp_path / "broken", compiled)
+    with pytest.raises(Stopped):
+        train(folder, should_stop=lambda: True)
+    train(folder)
+    assert file_sha256(folder / "model.safetensors") == file_sha256(whole / "model.safetensors")
+    losses = [pd.read_csv(f / "metrics.csv").loss for f in (plain, whole)]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"separate_documents": True}, {"activation_checkpointing": True}, {"zero_stage": 3}]
+)
+def test_compile_says_what_it_cannot_do(run, setting):
+    with pytest.raises(ValueError, match=f"compile can't be had with {next(iter(setting))}"):
+        check_run(without_dropout(run, compile=True, **setting))
 
 
 def test_bf16_is_close_and_takes_no_extra_step(run):
