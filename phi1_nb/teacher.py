@@ -34,6 +34,7 @@ class Draft:
     edges: list[tuple]  # arguments at the edge: an empty list, zero
     imports: str = ""  # statements that the solutions need, in front of the function
     result: str = "the result"  # what comes back, for a Returns section
+    notes: tuple[str, ...] = ()  # true sentences about the edge, to show after the summary
 
 # %% ../nbs/00g_teacher.ipynb #170bd743
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def docstring_text(
     rng: Random,  # decides between forms of a layout
 ) -> str:
     "The docstring between its quotes, without indent."
-    parts = [_wrapped(draft.summary)]
+    text = " ".join([draft.summary, *draft.notes])
+    parts = [_wrapped(text)]
     if layout == "sections":
         listed = [f"{name} ({kind}): {what}" for name, kind, what in draft.arguments]
         parts.append("\n".join(["Parameters:", *(f"    {line}" for line in listed)]))
@@ -208,11 +210,7 @@ def docstring_text(
         inline = rng.randrange(3) if layout == "inline" else None
         lines = example_lines(draft.name, examples, inline)
         if inline == 0 and "\n" not in parts[0]:
-            return (
-                _wrapped(f"{draft.summary} {lines}")
-                if rng.random() < 0.5
-                else f"{parts[0]}\n{lines}"
-            )
+            return _wrapped(f"{text} {lines}") if rng.random() < 0.5 else f"{parts[0]}\n{lines}"
         parts.append(lines)
     return "\n\n".join(parts)
 
