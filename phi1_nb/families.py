@@ -615,11 +615,11 @@ def family_draft(
     bodies, imports = _with_imports(bodies, family.imports)
     said = {key: f"{ticks}{new}{ticks}" for key, new in names.items()}
 
-    def words(text: str) -> str:
+    def words(text: str, rng: Random = rng) -> str:
         return filled_sentence(text, chosen, said, rng)
 
-    def sentence(text: str) -> str:
-        made, begins = words(text), re.match(r"\{(\w+)\}", text)
+    def sentence(text: str, rng: Random = rng) -> str:
+        made, begins = words(text, rng), re.match(r"\{(\w+)\}", text)
         return made if begins and begins[1] in names else made[0].upper() + made[1:]
 
     notes = [sentence(note) for note in family.notes]
@@ -647,6 +647,7 @@ def family_draft(
         imports=imports,
         result=result[0].lower() + result[1:],
         notes=tuple(shown),
+        say=lambda r: (sentence(r.choice(family.sayings), r), list(shown)),
     )
 
 # %% ../nbs/00q_families.ipynb #53da3449

@@ -35,6 +35,7 @@ class Draft:
     imports: str = ""  # statements that the solutions need, in front of the function
     result: str = "the result"  # what comes back, for a Returns section
     notes: tuple[str, ...] = ()  # true sentences about the edge, to show after the summary
+    say: Callable[[Random], tuple[str, list[str]]] | None = None  # (an order, notes) in new words
 
 # %% ../nbs/00g_teacher.ipynb #170bd743
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Exercise:
     test: str  # `def check(candidate)` with assertions on inputs that the docstring doesn't show
     split: str  # "train" or "heldout"
     examples: tuple[str, ...] = ()  # assertions on what the docstring shows, for the sandbox
+    variants: tuple[str, ...] = ()  # other prompts that say the same
 
     @property
     def text(self) -> str:
@@ -266,13 +268,37 @@ def assertion(
     return f"assert {call} == {result!r}"
 
 # %% ../nbs/00g_teacher.ipynb #30c099ae
+def _spoken(draft: Draft, rng: Random, found: list, voice: Callable) -> Exercise:
+    "The exercise with a prompt that `voice` wrote, and its variants."
+    examples, tests = choose_cases(found, len(draft.edges), 2)
+    if len(tests) < 5:
+        raise Dropped("too few tests")
+    edge = found[0] if draft.edges and found[0][0] == draft.edges[0] else None
+    prompt, *variants = voice(draft, examples, edge, rng)
+    lines = [assertion("candidate", *call) for call in tests]
+    return Exercise(
+        prompt=prompt,
+        solution=textwrap.indent(draft.bodies[0], "    ") + "\n",
+        entry_point=draft.name,
+        family=draft.family,
+        composition=draft.composition,
+        test="def check(candidate):\n" + "".join(f"    {line}\n" for line in lines),
+        split=split_of(draft.composition),
+        examples=tuple(assertion(draft.name, *call) for call in examples),
+        variants=tuple(variants),
+    )
+
+
 def finished(
     draft: Draft,  # what a family handed over
     rng: Random,  # decides inputs, layout and examples
     layouts: dict[str, int] = LAYOUTS,  # weights of the docstring's forms
+    voice: Callable | None = None,  # writes the prompts instead: `prompts` of 00r_voices
 ) -> Exercise:
     "The exercise, its examples and tests computed by running it. Raises `Dropped` with the reason."
     found = calls_and_results(draft, rng)
+    if voice:
+        return _spoken(draft, rng, found, voice)
     layout = rng.choices(list(layouts), list(layouts.values()))[0]
     examples, tests = choose_cases(found, len(draft.edges), 2 if layout == "two_doctests" else 1)
     if len(tests) < 5:
