@@ -30,6 +30,7 @@ from .families import family_draft, load_families
 from .pipelines import COURSES, draft, draw_in_course
 from .routines import routine_draft
 from .sandbox import run_programs
+from .subjects import whole_section
 from .teacher import Dropped, Exercise, finished, mutants
 from .textbooks import section_program, textbook_section
 from .voices import prompts
@@ -113,6 +114,7 @@ def exercises_of(
 ) -> Iterator[Exercise]:
     "Distinct, proven exercises of a seed in order, without end: training and held-out ones mixed."
     seen, waiting = set(), []
+    load_families()
     recent = Recent(_APART) if COURSES[course].wide else None
     for found in candidates(partial(candidate, course=course), seed, workers):
         if isinstance(found, str):
@@ -238,10 +240,13 @@ def textbooks(
     seed: int,
     drops: Counter,  # reasons are added here
     workers: int | None = None,  # processes; `None` means as many as there are CPUs
+    course: str = "whole",  # one of `COURSES`; "first" has topics only, no subjects and classes
 ) -> list[dict[str, str]]:
     "Distinct sections, every printed line of which is what the sandbox saw."
     kept, texts = [], set()
-    for found in candidates(textbook_section, seed, workers):
+    load_families()
+    make = whole_section if COURSES[course].wide else textbook_section
+    for found in candidates(make, seed, workers):
         if isinstance(found, str) or found["text"] in texts:
             drops[found if isinstance(found, str) else "textbook: same as another"] += 1
         else:
@@ -266,7 +271,7 @@ def synthesis(
 
     def make(out: Path) -> dict:
         train, heldout, drops = collect(data.n_exercises, data.n_heldout, seed, data.course)
-        sections = textbooks(n_sections, seed, drops)
+        sections = textbooks(n_sections, seed, drops, course=data.course)
         write_atomic(out / "exercises.jsonl", _jsonl([as_row(exercise) for exercise in train]))
         write_atomic(out / "heldout.jsonl", _jsonl([as_row(exercise) for exercise in heldout]))
         write_atomic(out / "textbooks.jsonl", _jsonl(sections))
@@ -301,7 +306,7 @@ def main(
         raise ValueError(f"{out} can't be written: make its folder first")
     drops = Counter()
     if kind == "textbooks":
-        rows = textbooks(n, seed, drops)
+        rows = textbooks(n, seed, drops, course=course)
     else:
         found = islice(exercises_of(seed, drops, min(4000, n), course), n)
         rows = (as_row(exercise) for exercise in tqdm(found, total=n, unit="exercise"))

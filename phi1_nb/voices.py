@@ -205,6 +205,10 @@ _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve"
 _DIGIT = re.compile(r"(?<= )([2-9]|1[0-2])(?=[ ,.;:)?]|$)")
 
 # %% ../nbs/00r_voices.ipynb #dcd53c44
+def _put(match: re.Match, words: str) -> str:
+    return match.expand(words) if "\\" in words else words
+
+
 def with_synonyms(
     text: str,  # sentences
     rng: Random,
@@ -212,7 +216,7 @@ def with_synonyms(
     "The same in other words; a sentence may keep its own."
     for key, pattern, words in (*_VERBS, *SYNONYMS):
         if key in text:
-            text = pattern.sub(lambda m, words=words: m.expand(rng.choice(words)), text)
+            text = pattern.sub(lambda m, words=words: _put(m, rng.choice(words)), text)
     spelled = len(_DIGIT.findall(text)) == len(re.findall(r"\d+", text))
     if spelled and rng.random() < 0.3 and not re.search(r"[<>=*+/%]|\.\.\.", text):
         text = _DIGIT.sub(lambda m: _NUMBERS[int(m[1])], text)
@@ -601,7 +605,15 @@ def _given(arguments: list, order: str, tick: str, rng: Random) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    "The text in lines of at most `width` characters, as `textwrap.fill` does it but faster."
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + len(word) >= width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return "\n".join([*lines, line])
 
 
 _KINDS = {
