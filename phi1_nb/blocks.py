@@ -658,7 +658,7 @@ distances | city | cities | distance | distances | distance
 """)
 ]
 
-# %% ../nbs/00h_blocks.ipynb #1a8cacf1
+# %% ../nbs/00h_blocks.ipynb #a6c434ce
 def _plain_nouns(names: str) -> list[Noun]:
     return nouns("\n".join(names.split()))
 
@@ -688,6 +688,8 @@ MORE_NOUNS = {
     "grid": _text_nouns("board image seats chart sheet tiles layout pattern area", "row", "rows", "row"),
     "int": _text_nouns("num value given m amount figure", "number", "numbers", "n"),
 }  # fmt: skip
+
+
 MORE_NOUNS["list_int"] = [n for n in MORE_NOUNS["list_int"] if "_" not in n.name] + nouns("""
 salaries | salary | salaries | salary
 quantities | quantity | quantities | quantity
@@ -699,6 +701,8 @@ expenses | expense | expenses | expense
 measurements | measurement | measurements | m
 integers | integer | integers | n
 """)
+
+# %% ../nbs/00h_blocks.ipynb #1a8cacf1
 MORE_NOUNS["list_str"] = [n for n in MORE_NOUNS["list_str"] if "_" not in n.name] + nouns("""
 countries | country | countries | country
 dishes | dish | dishes | dish

@@ -54,7 +54,7 @@ def docstring_words(
         text = re.sub(rf"{name[1]}\(.*", "", text)
     return _WORD.findall(text.lower())
 
-# %% ../nbs/00s_diversity.ipynb #3660be66
+# %% ../nbs/00s_diversity.ipynb #95e3e9a0
 def word_runs(
     prompt: str,  # a function up to the end of its docstring
     n: int = 8,  # words of a run
@@ -63,7 +63,7 @@ def word_runs(
     words = docstring_words(prompt)
     return {hash(" ".join(words[i : i + n])) for i in range(len(words) - n + 1)}
 
-
+# %% ../nbs/00s_diversity.ipynb #3660be66
 def shared_run_share(
     prompts: list[str],  # functions up to the end of their docstrings
     n: int = 8,  # words of a run
@@ -144,7 +144,7 @@ def near_duplicates(
         index.insert(key, sketch)
     return found / max(1, len(texts))
 
-# %% ../nbs/00s_diversity.ipynb #336c1970
+# %% ../nbs/00s_diversity.ipynb #43c9ed97
 PAPER_IMPORTS = ("typing", "math", "random", "collections", "datetime", "itertools")
 
 
@@ -154,7 +154,7 @@ def imports_of(
     "The top-level packages that it imports."
     return set(re.findall(r"^ *(?:from|import) (\w+)", text, flags=re.M))
 
-
+# %% ../nbs/00s_diversity.ipynb #336c1970
 def import_counts(
     texts: Iterable[str],  # programs
 ) -> pd.Series:
@@ -162,7 +162,7 @@ def import_counts(
     counts = Counter(name for text in texts for name in imports_of(text))
     return pd.Series(dict(counts.most_common()), dtype=int, name="programs")
 
-# %% ../nbs/00s_diversity.ipynb #d8f66995
+# %% ../nbs/00s_diversity.ipynb #bb430992
 def _lengths(texts: list[str]) -> dict[str, float]:
     lengths = pd.Series([len(text) for text in texts])
     found = {
@@ -170,7 +170,7 @@ def _lengths(texts: list[str]) -> dict[str, float]:
     }
     return found | {"characters, mean": lengths.mean()}
 
-
+# %% ../nbs/00s_diversity.ipynb #d8f66995
 def measures(
     rows: list[dict],  # with prompt, solution, entry_point, family, composition
     sample: int = 400,  # docstrings for self-BLEU
@@ -210,7 +210,7 @@ def measures(
         ),
     } | _lengths(texts)
 
-# %% ../nbs/00s_diversity.ipynb #f6ef5dd5
+# %% ../nbs/00s_diversity.ipynb #1e17a2cf
 def diversity(
     exercises: list,  # of `Exercise`, or of rows
 ) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def diversity(
         {"measure": list(found), "value": [round(float(v), 4) for v in found.values()]}
     )
 
-
+# %% ../nbs/00s_diversity.ipynb #f6ef5dd5
 def side_by_side(
     sets: dict[
         str, list[dict]

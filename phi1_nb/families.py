@@ -149,7 +149,7 @@ def _options(given: dict) -> dict[str, tuple[Option, ...] | str]:
         _check(not re.search("[>:()]", "".join(ids)), f"option {key}: {ids}", "no >:() in an id")
     return found
 
-# %% ../nbs/00q_families.ipynb #d8f7444d
+# %% ../nbs/00q_families.ipynb #ef4626bd
 def as_type(
     value: object,  # as YAML gives it
     kind: str,  # an annotation: "list[tuple[str, int]]"
@@ -188,7 +188,7 @@ def as_type(
         value = [as_type(v, parts[0]) for v in value]
     return {"tuple": tuple, "set": set}.get(outer, lambda same: same)(value)
 
-
+# %% ../nbs/00q_families.ipynb #d8f7444d
 def _split_types(text: str) -> list[str]:
     parts, depth = [""], 0
     for char in text:
@@ -199,7 +199,7 @@ def _split_types(text: str) -> list[str]:
             parts[-1] += char
     return [part.strip() for part in parts if part.strip()]
 
-# %% ../nbs/00q_families.ipynb #b7fb3881
+# %% ../nbs/00q_families.ipynb #28f7da38
 def _arguments(given: dict) -> tuple[Argument, ...]:
     "The arguments of a family. Raises `ValueError`."
     found = []
@@ -228,7 +228,7 @@ def _arguments(given: dict) -> tuple[Argument, ...]:
     _check(found != [], "no arguments", "a function needs one to be tested")
     return tuple(found)
 
-
+# %% ../nbs/00q_families.ipynb #b7fb3881
 def _edges(given: list, arguments: tuple[Argument, ...]) -> tuple[tuple, ...]:
     "Calls at the edge, with the types of the signature. Raises `ValueError`."
     found = []
@@ -279,7 +279,7 @@ def _check_bodies(family: Family) -> None:
     fine = all(line.split()[1] in _MODULES.split() for line in family.imports.splitlines() if line)
     _check(fine, f"imports {family.imports!r}", f"import only {_MODULES}")
 
-# %% ../nbs/00q_families.ipynb #dc77452d
+# %% ../nbs/00q_families.ipynb #0067f933
 def _list(given: dict, key: str, least: int) -> tuple[str, ...]:
     values = given.get(key, [])
     _check(
@@ -292,7 +292,7 @@ def _list(given: dict, key: str, least: int) -> tuple[str, ...]:
     )
     return tuple(str(value).strip("\n") for value in values)
 
-
+# %% ../nbs/00q_families.ipynb #dc77452d
 def as_family(
     topic: str,  # the file's name
     given: dict,  # as in the file
@@ -527,7 +527,7 @@ def _name(family: Family, chosen: dict[str, Option | Used], first: str, rng: Ran
         name = f"{name}_{first}" if rng.random() < 0.5 else f"{first}_{name}"
     return re.sub(r"_+", "_", name).strip("_")
 
-# %% ../nbs/00q_families.ipynb #f1ad4f5a
+# %% ../nbs/00q_families.ipynb #0f2a2c39
 def family_composition(
     family: Family,
     chosen: dict[str, Option | Used],  # by the options' names
@@ -542,7 +542,7 @@ def family_composition(
             steps.append(f"{kind}({part.block.name})")
     return f"{family.topic}:{'>'.join([*steps, f'family({family.name})'])}"
 
-
+# %% ../nbs/00q_families.ipynb #f1ad4f5a
 def n_compositions(
     family: Family,
 ) -> int:
@@ -596,6 +596,18 @@ def _with_imports(bodies: list[str], imports: str) -> tuple[list[str], str]:
     ]
     return own, "\n".join(needed[0])
 
+# %% ../nbs/00q_families.ipynb #5607671a
+def _written(family: Family, chosen: dict, said: dict[str, str], text: str, rng: Random) -> str:
+    "A sentence with its places filled; it begins with a capital unless a name comes first."
+    made, begins = filled_sentence(text, chosen, said, rng), re.match(r"\{(\w+)\}", text)
+    return made if begins and begins[1] in said else made[0].upper() + made[1:]
+
+
+def _phrase(chosen: dict, said: dict[str, str], texts: tuple[str, ...], rng: Random) -> str:
+    "One of the noun phrases, filled, without a capital article."
+    made = filled_sentence(rng.choice(texts), chosen, said, rng)
+    return re.sub(r"^(The|A|An|How|One|Each) ", lambda m: m[0].lower(), made)
+
 # %% ../nbs/00q_families.ipynb #6f08a634
 def family_draft(
     rng: Random,
@@ -615,21 +627,12 @@ def family_draft(
     bodies, imports = _with_imports(bodies, family.imports)
     said = {key: f"{ticks}{new}{ticks}" for key, new in names.items()}
 
-    def words(text: str, rng: Random = rng) -> str:
-        return filled_sentence(text, chosen, said, rng)
-
-    def sentence(text: str, rng: Random = rng) -> str:
-        made, begins = words(text, rng), re.match(r"\{(\w+)\}", text)
-        return made if begins and begins[1] in names else made[0].upper() + made[1:]
-
-    notes = [sentence(note) for note in family.notes]
+    write = partial(_written, family, chosen, said)
+    notes = [write(note, rng) for note in family.notes]
     shown = notes if rng.random() < 0.7 else []
-    about = [
-        re.sub(r"^(The|A|An|How|One|Each) ", lambda m: m[0].lower(), words(rng.choice(a.about)))
-        for a in family.arguments
-    ]
-    result = words(rng.choice(family.result))
+    about = [_phrase(chosen, said, argument.about, rng) for argument in family.arguments]
     sources = tuple((a.key, filled_program(a.draw, chosen, name)) for a in family.arguments)
+    kinds = [part.returns for part in chosen.values() if getattr(part, "returns", "")]
     return Draft(
         family=family.label,
         composition=family_composition(family, chosen),
@@ -637,20 +640,18 @@ def family_draft(
         arguments=[
             (names[a.key], a.type, what) for a, what in zip(family.arguments, about, strict=True)
         ],
-        returns=next(
-            (r for p in chosen.values() if (r := getattr(p, "returns", ""))), family.returns
-        ),
+        returns=kinds[0] if kinds else family.returns,
         bodies=bodies,
-        summary=sentence(rng.choice(family.sayings)),
+        summary=write(rng.choice(family.sayings), rng),
         draw=lambda r: drawn(sources, r),
         edges=list(family.edges) if shown == notes else [],
         imports=imports,
-        result=result[0].lower() + result[1:],
+        result=_phrase(chosen, said, family.result, rng),
         notes=tuple(shown),
-        say=lambda r: (sentence(r.choice(family.sayings), r), list(shown)),
+        say=lambda r: (write(r.choice(family.sayings), r), list(shown)),
     )
 
-# %% ../nbs/00q_families.ipynb #53da3449
+# %% ../nbs/00q_families.ipynb #0237d089
 def read_families(
     path: Path,  # a YAML file; its name is the topic
 ) -> list[Family]:
@@ -677,7 +678,7 @@ def read_families(
         raise ValueError("\n".join(mistakes))
     return list(found.values())
 
-
+# %% ../nbs/00q_families.ipynb #53da3449
 @cache
 def load_families(
     folder: Path | None = None,  # `None`: those of the package

@@ -701,7 +701,7 @@ def voiced(
         return f"{rng.choice(_SYNONYMS)} {rest}."
     return f"{sentence}."
 
-# %% ../nbs/00i_pipelines.ipynb #cb36bb20
+# %% ../nbs/00i_pipelines.ipynb #e6f155b6
 def summary(
     plan: Plan,
     arguments: list[str],  # names of the data arguments
@@ -723,7 +723,7 @@ def summary(
     needless = plan.end.name in ("all", "none", "product") and rng.random() < 0.5
     return sentence if needless or not empty else f"{sentence} {empty}"
 
-
+# %% ../nbs/00i_pipelines.ipynb #cb36bb20
 def sentences(
     plan: Plan,
     arguments: list[str],  # names of the data arguments
@@ -1054,7 +1054,7 @@ def with_end(
         plan.default = '""'
     return plan
 
-# %% ../nbs/00i_pipelines.ipynb #bb3f7b50
+# %% ../nbs/00i_pipelines.ipynb #2e221ed9
 @dataclass(frozen=True)
 class Course:
     "What may be drawn. An empty tuple of names allows all of its kind."
@@ -1074,7 +1074,7 @@ class Course:
     family_share: float = 0.0  # of exercises that are drawn from the families of 00q_families
     wide: bool = False  # many nouns, and docstrings in the voices of 00r_voices
 
-
+# %% ../nbs/00i_pipelines.ipynb #bb3f7b50
 COURSES = {
     "whole": Course(routine_share=0.3, family_share=0.6, wide=True),
     "first": Course(
@@ -1307,8 +1307,8 @@ def draft(
     hints = [h for used in plan.used() for h in used.hints]
     numbers = [h for h in hints if isinstance(h, int)]
     letters = [h for h in hints if isinstance(h, str) and h.isalpha()]
-    signed = plan.noun.signed or plan.source == "grid"
-    draw_data, empty = data_drawer(plan.source, signed, numbers, letters)
+    signs = plan.noun.signed or plan.source == "grid"
+    draw_data, empty = data_drawer(plan.source, signs, numbers, letters)
     bodies, imports = with_imports(bodies)
     return Draft(
         family=family(plan),

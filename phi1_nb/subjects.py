@@ -22,7 +22,7 @@ from phi1_nb.textbooks import (
     textbook_section,
 )
 
-# %% ../nbs/00t_subjects.ipynb #0eafcaa4
+# %% ../nbs/00t_subjects.ipynb #2129be79
 @dataclass(frozen=True)
 class Subject:
     "What the families of a topic are about."
@@ -33,7 +33,7 @@ class Subject:
     explanations: tuple[str, ...]  # how it works
     warning: str  # what goes wrong often
 
-
+# %% ../nbs/00t_subjects.ipynb #0eafcaa4
 def subjects(
     text: str,  # subjects, separated by lines of `===`; + opens, - explains, ! warns
 ) -> list[Subject]:
@@ -241,7 +241,7 @@ def family_example(
             return Example(None, made, calls)
     raise Dropped("no example for the subject")
 
-# %% ../nbs/00t_subjects.ipynb #71931708
+# %% ../nbs/00t_subjects.ipynb #216f5aa2
 _LEADS = (
     "Here is a case.",
     "An example.",
@@ -264,7 +264,7 @@ def _task(example: Example, rng: Random) -> str:
     )
     return f"{rng.choice(_LEADS)} {told} {last}"
 
-
+# %% ../nbs/00t_subjects.ipynb #71931708
 def subject_text(
     subject: Subject,
     audience: str,  # one of `AUDIENCES`
@@ -292,7 +292,7 @@ def subject_text(
         follow.append(f"**Solution.** {hooks[1]}\n\n{other.shown(1)}")
     return "\n\n".join([*parts, *(part for part in follow if part)]) + "\n"
 
-# %% ../nbs/00t_subjects.ipynb #7e2564ac
+# %% ../nbs/00t_subjects.ipynb #48878cf9
 @dataclass(frozen=True)
 class ClassForm:
     "A small class with places to fill."
@@ -309,7 +309,7 @@ class ClassForm:
     solution: str  # the class once more, with what the exercise asks for
     proof: str  # statements that show it
 
-
+# %% ../nbs/00t_subjects.ipynb #7e2564ac
 def filled_form(
     form: ClassForm,
     rng: Random,
@@ -361,7 +361,7 @@ CLASSES = [
     ),
 ]
 
-# %% ../nbs/00t_subjects.ipynb #11d75d34
+# %% ../nbs/00t_subjects.ipynb #ba65029d
 CLASSES += [
     ClassForm(
         "A stack",
@@ -397,6 +397,10 @@ CLASSES += [
         "class <Thing>:\n    def __init__(self, place, weight):\n        self.place = place\n        self.weight = weight\n\n    def __eq__(self, other):\n        return self.weight == other.weight\n",
         '? <Thing>("<x>", <a>) == <Thing>("<y>", <a>)\n? <Thing>("<x>", <a>) == <Thing>("<x>", <b>)',
     ),
+]
+
+# %% ../nbs/00t_subjects.ipynb #3b4c1dc9
+CLASSES += [
     ClassForm(
         "One class from another",
         {"shape": ("room", "garden", "field", "carpet"), "x": ("Ada", "Noah", "Tara", "Karim")},
@@ -430,7 +434,7 @@ CLASSES += [
     ),
 ]
 
-# %% ../nbs/00t_subjects.ipynb #73c190d2
+# %% ../nbs/00t_subjects.ipynb #68f780f8
 def shown_class(
     code: str,  # the class
     use: str,  # statements; `? expression` prints it
@@ -448,7 +452,7 @@ def shown_class(
             lines.append(statement)
     return "```python\n" + code + "\n\n" + "\n".join(lines) + "\n```"
 
-
+# %% ../nbs/00t_subjects.ipynb #73c190d2
 def class_text(
     form: ClassForm,
     audience: str,  # one of `AUDIENCES`

@@ -267,7 +267,7 @@ def assertion(
         return f"assert abs({call} - {result!r}) < 1e-9"
     return f"assert {call} == {result!r}"
 
-# %% ../nbs/00g_teacher.ipynb #30c099ae
+# %% ../nbs/00g_teacher.ipynb #c14e9fc9
 def _spoken(draft: Draft, rng: Random, found: list, voice: Callable) -> Exercise:
     "The exercise with a prompt that `voice` wrote, and its variants."
     examples, tests = choose_cases(found, len(draft.edges), 2)
@@ -288,7 +288,7 @@ def _spoken(draft: Draft, rng: Random, found: list, voice: Callable) -> Exercise
         variants=tuple(variants),
     )
 
-
+# %% ../nbs/00g_teacher.ipynb #30c099ae
 def finished(
     draft: Draft,  # what a family handed over
     rng: Random,  # decides inputs, layout and examples

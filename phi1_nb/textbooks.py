@@ -604,8 +604,12 @@ def _as_task(summary: str) -> str:
         return f"Find the {rest}"
     return f"{verb[:-1]} {rest}" if verb in _THIRD_PERSON else summary
 
-
-def other_way(example: Example, rng: Random) -> str:
+# %% ../nbs/00n_textbooks.ipynb #56137d1b
+def other_way(
+    example: Example,
+    rng: Random,
+) -> str:
+    "Another program for the same task, if the example has one that imports nothing."
     others = [
         body for body in example.draft.bodies[1:] if "\nimport" not in body and "import" not in body
     ]

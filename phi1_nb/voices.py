@@ -41,7 +41,7 @@ def type_words(
         return f"{'pairs' if many else 'a pair'} ({inner})"
     return said
 
-# %% ../nbs/00r_voices.ipynb #b8864aef
+# %% ../nbs/00r_voices.ipynb #ebef49c0
 def _synonyms(table: str) -> list[tuple[str, re.Pattern, list[str]]]:
     "Rows (a text that must be there, pattern, replacements)."
     found = []
@@ -52,7 +52,7 @@ def _synonyms(table: str) -> list[tuple[str, re.Pattern, list[str]]]:
         found.append((key, re.compile(pattern), words.split(" / ")))
     return found
 
-
+# %% ../nbs/00r_voices.ipynb #b95128a4
 SYNONYMS = _synonyms(r"""
 \bif there are none\b => if there are none / if there is none / when there are none / if none exist / where there are none / in case there are none / should there be none
 \bif there is none\b => if there is none / when there is none / if none exists / if no such one exists / should there be none
@@ -84,6 +84,10 @@ SYNONYMS = _synonyms(r"""
 \blargest\b => largest / biggest / greatest
 \bhow often\b => how often / how many times
 \bthe total of\b => the total of / the sum of
+""")
+
+# %% ../nbs/00r_voices.ipynb #fc84c7d1
+SYNONYMS += _synonyms(r"""
 \bat least one of\b => at least one of / one or more of
 \bexactly\b => exactly / precisely
 \bnew list\b => new list / fresh list
@@ -97,7 +101,7 @@ SYNONYMS = _synonyms(r"""
 \bThe product of no numbers is 1\b => The product of no numbers is 1 / An empty product is 1 / Without numbers the product is 1 / If there are none, the product is 1 / With nothing to multiply, it is 1
 """)
 
-# %% ../nbs/00r_voices.ipynb #3722361f
+# %% ../nbs/00r_voices.ipynb #b342cb8f
 SYNONYMS += _synonyms(r"""
 ,? and return\b =>  and return /  and return /  and give back /  and hand back / , then return /  and finally return /  and then return
 \bthe number of\b => the number of / the count of
@@ -129,6 +133,10 @@ SYNONYMS += _synonyms(r"""
 \binstead of\b => instead of / in place of / rather than
 \bin front of\b => in front of / before
 \blower case\b => lower case / lowercase
+""")
+
+# %% ../nbs/00r_voices.ipynb #06455259
+SYNONYMS += _synonyms(r"""
 \bupper case\b => upper case / uppercase
 \b(can|may) be\b => can be / may be / might be / could be
 \bequal to\b => equal to / the same as
@@ -159,6 +167,10 @@ SYNONYMS += _synonyms(r"""
 \bhas no\b => has no / doesn't have any
 \bhave no\b => have no / don't have any
 \bthere are no\b => there are no / there aren't any
+""")
+
+# %% ../nbs/00r_voices.ipynb #0371e859
+SYNONYMS += _synonyms(r"""
 \badd up the\b => add up the / sum the / sum up the / total the
 \bfrom 1 to\b => from 1 to / from 1 up to
 \b(?<!as )(?<!than )it is(?= [a-z]) => it is / it's
@@ -234,6 +246,7 @@ measure rank pair assign locate show mark report scan treat imagine pack place p
 start begin form spread search
 pass parse rewrite expand compress fit strike sum underline wrap""".split()
 )
+_CAPITAL_ORDERS = {order.capitalize() for order in _ORDERS}
 _SECOND = re.compile(rf"(?:,|;|:| and| then| or| but)(?: then)? (?:{'|'.join(sorted(_ORDERS))})\b")
 _INFINITIVE = (
     "We need to {}.", "We want to {}.", "The goal is to {}.", "The task is to {}.", "The aim is to {}.",
@@ -253,7 +266,7 @@ _DESCRIPTION = ("{}.", "{}.", "{}.", "This function {}.", "It {}.", "The functio
 _ASKING = ("Return", "Compute", "Calculate", "Determine", "Find", "Give", "Get")
 _SINGULAR = "sum product number average mean total length largest smallest difference index longest shortest".split()
 
-# %% ../nbs/00r_voices.ipynb #0ac988e1
+# %% ../nbs/00r_voices.ipynb #0409d239
 def third_person(
     verb: str,  # "Return", "Count"
 ) -> str:
@@ -262,7 +275,7 @@ def third_person(
         return f"{verb}es"
     return f"{verb[:-1]}ies" if verb.endswith("y") and verb[-2] not in "aeou" else f"{verb}s"
 
-
+# %% ../nbs/00r_voices.ipynb #0ac988e1
 def in_mood(
     order: str,  # one sentence: "Return the sum of the prices."
     rng: Random,
@@ -293,18 +306,26 @@ def in_mood(
         return rng.choice(_QUESTION).format(small)
     return rng.choice(_INFINITIVE).format(small)
 
-# %% ../nbs/00r_voices.ipynb #3b10cbb4
+# %% ../nbs/00r_voices.ipynb #78aa9cd6
 _EDGE = re.compile(r"Return (.+?) if (.+)\.")
+
+
 _IS = re.compile(r"The result is (.+?) if (.+)\.")
+
+
 _EDGE_FORMS = (
     "Return {} if {}.", "If {1}, return {0}.", "If {1}, the result is {0}.", "The result is {} if {}.",
     "When {1}, the answer is {0}.", "Returns {} if {}.", "If {1}, it gives {0}.", "({} if {}.)", "It is {} if {}.",
     "In case {1}, return {0}.", "Where {1}, the result is {0}.", "Gives {} when {}.", "{} if {}.",
 )  # fmt: skip
+
+
 _EMPTY = {
     "list": ("an empty list", "the empty list", "[]"), "str": ("an empty string", "the empty string", '""'),
     "dict": ("an empty dictionary", "an empty dict", "{}"),
 }  # fmt: skip
+
+
 _EMPTY_FORMS = (
     "For {0} the result is {1}.", "{0} gives {1}.", "With {0}, the answer is {1}.", "Given {0}, return {1}.",
     "{0} leads to {1}.", "It returns {1} for {0}.", "Edge case: {0} gives {1}.", "Note that {0} gives {1}.",
@@ -329,7 +350,7 @@ def edge_said(
     )
     return rng.choice(forms).format(*found.groups()) if found else note
 
-
+# %% ../nbs/00r_voices.ipynb #3b10cbb4
 def empty_said(
     call: tuple[tuple, object],  # a call at the edge with its result
     kind: str,  # type of its only argument
@@ -394,7 +415,7 @@ def story(
         things=rng.choice(things.split("|")), n=rng.choice("several some many thirty twelve forty fifty".split()),
     )  # fmt: skip
 
-# %% ../nbs/00r_voices.ipynb #694094a5
+# %% ../nbs/00r_voices.ipynb #483af284
 _HOLDS = {
     "list": "holds lists contains has".split(),
     "dict": ["holds", "gives", "contains"],
@@ -404,7 +425,7 @@ _HOLDS = {
     "bool": ["says"],
 }
 
-
+# %% ../nbs/00r_voices.ipynb #694094a5
 def introduction(
     arguments: list[tuple[str, str, str]],  # name, type, what it is
     tick: str,  # what stands round names
@@ -444,7 +465,7 @@ def introduction(
         else start[0].upper() + start[1:]
     ) + "."
 
-# %% ../nbs/00r_voices.ipynb #da6a6bf1
+# %% ../nbs/00r_voices.ipynb #42ddb526
 _RESULTS = {
     "list": ("the resulting list", "the new list", "a list, as described", "the list asked for", "a new list"),
     "int": ("the number asked for", "the computed number", "the resulting number", "the answer", "an integer"),
@@ -454,6 +475,8 @@ _RESULTS = {
     "float": ("the computed number", "the number asked for", "the resulting value"),
     "tuple": ("the values in a tuple", "the tuple described above", "all of that as a tuple"),
 }  # fmt: skip
+
+
 _ABOUT = (
     "{}",
     "{}",
@@ -480,6 +503,35 @@ def _parameters(draft: Draft, rng: Random) -> tuple[list[tuple[str, str, str]], 
 def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
+# %% ../nbs/00r_voices.ipynb #da6a6bf1
+def _formal(draft: Draft, listed: list, result: str, style: str, rng: Random) -> tuple[str, str]:
+    "Arguments and result as documentation tools read them."
+    if style == "numpy":
+        rows = [f"{n} : {k}\n    {_upper(a)}." for n, k, a in listed]
+        back = f"\n\nReturns\n-------\n{draft.returns}\n    {_upper(result)}."
+        return "\n".join(["Parameters\n----------", *rows]), back
+    if style == "rest":
+        kinds = [f"{k} " if "[" not in k and rng.random() < 0.5 else "" for _, k, _ in listed]
+        rows = [f":param {kind}{n}: {a}" for kind, (n, _, a) in zip(kinds, listed, strict=True)]
+        return "\n".join(rows), f"\n:return: {result}"
+    typed, dot = rng.random() < 0.6, rng.choice(("", "."))
+    rows = [f"    {n}{f' ({k})' * typed}: {_upper(a)}{dot}" for n, k, a in listed]
+    back = f"\n\nReturns:\n    {f'{draft.returns}: ' * typed}{_upper(result)}{dot}"
+    return "\n".join(["Args:", *rows]), back
+
+
+def _free(listed: list, result: str, style: str, rng: Random) -> tuple[str, str]:
+    "Arguments and result as people write them."
+    back = rng.choice(("returns", "result", "gives", "output"))
+    if style == "dashes":
+        return "\n".join(f"- {n}: {a}" for n, _, a in listed), f"\n- {back}: {result}"
+    if style == "free":
+        return "\n".join(f"{n}: {type_words(k)}, {a}" for n, k, a in listed), f"\n{back}: {result}"
+    heads = ("Parameters Returns", "Input Output", "Arguments Result", "Inputs Returns")
+    head, tail = rng.choice(heads).split()
+    rows = [f"    {n} ({type_words(k)}): {a}" for n, k, a in listed]
+    return "\n".join([f"{head}:", *rows]), f"\n{tail}:\n    {result}"
+
 
 def sections(
     draft: Draft,  # for its arguments and result
@@ -487,48 +539,12 @@ def sections(
 ) -> str:
     "A section on the arguments, mostly one on the result, too."
     listed, result = _parameters(draft, rng)
-    style, full = (
-        rng.choice(("google", "numpy", "rest", "free", "plain", "dashes")),
-        rng.random() < 0.8,
-    )
-    if style == "google":
-        typed, dot = rng.random() < 0.6, rng.choice(("", "."))
-        rows = [
-            f"    {n} ({k}): {_upper(a)}{dot}" if typed else f"    {n}: {_upper(a)}{dot}"
-            for n, k, a in listed
-        ]
-        back = f"\n\nReturns:\n    {draft.returns + ': ' if typed else ''}{_upper(result)}{dot}"
-        return "\n".join(["Args:", *rows]) + (back if full else "")
-    if style == "numpy":
-        rows = [f"{n} : {k}\n    {_upper(a)}." for n, k, a in listed]
-        back = f"\n\nReturns\n-------\n{draft.returns}\n    {_upper(result)}."
-        return "\n".join(["Parameters\n----------", *rows]) + (back if full else "")
-    if style == "rest":
-        rows = [
-            f":param {rng.choice((k + ' ', '')) if '[' not in k else ''}{n}: {a}"
-            for n, k, a in listed
-        ]
-        return "\n".join(rows + ([f":return: {result}"] if full else []))
-    if style == "dashes":
-        rows = [f"- {n}: {a}" for n, _, a in listed]
-        return "\n".join(
-            rows + ([f"- {rng.choice(('returns', 'result', 'gives'))}: {result}"] if full else [])
-        )
-    if style == "free":
-        rows = [f"{n}: {type_words(k)}, {a}" for n, k, a in listed]
-        return "\n".join(
-            rows + ([f"{rng.choice(('returns', 'result', 'output'))}: {result}"] if full else [])
-        )
-    head, tail = rng.choice(
-        (
-            ("Parameters", "Returns"),
-            ("Input", "Output"),
-            ("Arguments", "Result"),
-            ("Inputs", "Returns"),
-        )
-    )
-    rows = [f"    {n} ({type_words(k)}): {a}" for n, k, a in listed]
-    return "\n".join([f"{head}:", *rows]) + (f"\n{tail}:\n    {result}" if full else "")
+    style = rng.choice(("google", "numpy", "rest", "free", "plain", "dashes"))
+    if style in ("google", "numpy", "rest"):
+        text, back = _formal(draft, listed, result, style, rng)
+    else:
+        text, back = _free(listed, result, style, rng)
+    return text + (back if rng.random() < 0.8 else "")
 
 # %% ../nbs/00r_voices.ipynb #0f2c0bb9
 _INLINE = (
@@ -592,7 +608,7 @@ def typed_signature(
     imports += draft.imports.splitlines()
     return "\n".join(imports) + "\n\n\n" * bool(imports) + line
 
-# %% ../nbs/00r_voices.ipynb #b4b7b1fe
+# %% ../nbs/00r_voices.ipynb #ebbea1ab
 _STOP = re.compile(r"(?<=[a-z`)\]])\. (?=[A-Z`(])")
 
 
@@ -621,6 +637,8 @@ _KINDS = {
     "str": ("the string", "the text", "the given string", "the argument", "the input"), "dict": ("the dictionary", "the dict", "the given dictionary", "the mapping"),
     "float": ("the number", "the value", "the argument"), "bool": ("the flag", "the argument"), "tuple": ("the tuple", "the argument"),
 }  # fmt: skip
+
+
 _FOLLOWING = r"(?=[,.;:?)]| (?:is|are|and|or|that|which|with|by|in|into|to|as|at|from|if|when|has|have|on|so|then|one|return|give|hand|whose|where|but|while|until|without)\b|$)"
 
 
@@ -638,7 +656,31 @@ def decorated(
             text = re.sub(pattern, f"{word} `{name}`", text, count=1)
     return text
 
+# %% ../nbs/00r_voices.ipynb #b4b7b1fe
+def _told(draft: Draft, edge: tuple | None, tick: str, rng: Random) -> tuple[list[str], bool]:
+    "What the function does, in sentences, and whether they begin with what is given."
+    summary, notes = draft.say(rng)
+    first, *more = _STOP.split(summary, maxsplit=1)
+    order = with_synonyms(f"{first}." if more else first, rng)
+    given = rng.random() < 0.1 and order.split()[0] in _CAPITAL_ORDERS
+    order = _given(draft.arguments, order, tick, rng) if given else in_mood(order, rng)
+    told = [order, *(with_synonyms(sentence, rng) for sentence in more)]
+    told += [with_synonyms(edge_said(note, rng), rng) for note in notes]
+    if edge and not notes and len(draft.arguments) == 1 and rng.random() < 0.25:
+        told += [said for said in [empty_said(edge, draft.arguments[0][1], rng)] if said]
+    if tick:
+        told = [decorated(sentence, draft.arguments, rng) for sentence in told]
+    return told, given
 
+
+def _opening(draft: Draft, given: bool, tick: str, rng: Random) -> str:
+    "A story, an introduction of the arguments, or nothing. Families tell stories of their own."
+    kind = rng.random()
+    if kind < 0.2 and "family(" not in draft.composition:
+        return story(draft.arguments[0][0], draft.arguments[0][1], tick, rng)
+    return introduction(draft.arguments, tick, rng) if 0.2 < kind < 0.42 and not given else ""
+
+# %% ../nbs/00r_voices.ipynb #d96f4465
 def docstring_said(
     draft: Draft,  # for what is to be said
     examples: list[tuple[tuple, object]],  # calls with results
@@ -647,44 +689,19 @@ def docstring_said(
     rng: Random,
 ) -> str:
     "A docstring, without quotes and indent."
-    summary, notes = draft.say(rng)
-    first, *more = _STOP.split(summary, maxsplit=1)
-    order = with_synonyms(f"{first}." if more else first, rng)
-    given = rng.random() < 0.1 and order[:1].isupper() and order.split()[0].lower() in _ORDERS
-    order = _given(draft.arguments, order, tick, rng) if given else in_mood(order, rng)
-    told = [order, *(with_synonyms(sentence, rng) for sentence in more)]
-    told += [with_synonyms(edge_said(note, rng), rng) for note in notes]
-    if edge and not notes and len(draft.arguments) == 1 and rng.random() < 0.25:
-        told += [said for said in [empty_said(edge, draft.arguments[0][1], rng)] if said]
-    if tick:
-        told = [decorated(sentence, draft.arguments, rng) for sentence in told]
-    opening, kind = "", rng.random()
-    if kind < 0.2 and "family(" not in draft.composition:
-        opening = story(draft.arguments[0][0], draft.arguments[0][1], tick, rng)
-    elif kind < 0.42:
-        opening = introduction(draft.arguments, tick, rng)
-    width, parts = rng.choice((72, 80, 88, 88)), []
-    if opening and rng.random() < 0.75:
-        told.insert(0, opening)
-    elif opening:
-        told.append(opening)
+    told, given = _told(draft, edge, tick, rng)
+    if opening := _opening(draft, given, tick, rng):
+        told.insert(0 if rng.random() < 0.75 else len(told), opening)
+    width, parts = rng.choice((72, 80, 88, 88)), [" ".join(told)]
     if len(told) > 1 and rng.random() < 0.25:
-        parts = [_wrapped(told[0], width), _wrapped(" ".join(told[1:]), width)]
-    else:
-        parts = [_wrapped(" ".join(told), width)]
-    shape = rng.random()
+        parts = [told[0], " ".join(told[1:])]
+    parts, shape = [_wrapped(part, width) for part in parts], rng.random()
     if shape < 0.2:
         parts.append(sections(draft, rng))
     if 0.12 < shape < 0.76 and examples:
         said = examples_said(draft, examples, rng)
-        if (
-            "\n" not in said
-            and ">>>" not in said
-            and "\n" not in parts[-1]
-            and rng.random() < 0.4
-            and said[-1] == "."
-            and shape > 0.2
-        ):
+        prose = "\n" not in said + parts[-1] and said.endswith(".") and shape > 0.2
+        if prose and ">>>" not in said and rng.random() < 0.4:
             parts[-1] = _wrapped(f"{parts[-1]} {said}", width)
         else:
             parts.append(said)
