@@ -151,6 +151,7 @@ def collect(
     if n_exercises < 1:
         raise ValueError(f"n_exercises is {n_exercises}: ask for at least one exercise")
     drops, train, heldout = Counter(), [], {}
+    needed = 1.5 * n_heldout
     stream = exercises_of(seed, drops, min(1000, n_exercises), course, workers)
     with tqdm(total=n_exercises, unit="exercise", disable=not progress) as bar:
         for exercise in stream:
@@ -160,11 +161,14 @@ def collect(
             elif len(train) < n_exercises:
                 train.append(exercise)
                 bar.update()
-            if len(train) == n_exercises and sum(map(len, heldout.values())) >= 1.5 * n_heldout:
-                break
+            if len(train) == n_exercises and sum(map(len, heldout.values())) >= needed:
+                reasons = Counter()
+                chosen = fair(train, [e for found in heldout.values() for e in found], reasons)
+                if len(chosen) >= n_heldout or needed > 30 * n_heldout:
+                    break
+                needed *= 1.5
     stream.close()
-    chosen = fair(train, [exercise for found in heldout.values() for exercise in found], drops)
-    return train, chosen[:n_heldout], drops
+    return train, chosen[:n_heldout], drops + reasons
 
 # %% ../nbs/01b_synthesis.ipynb #e220c560
 def blocks_of(
