@@ -70,7 +70,7 @@ SYNONYMS = _synonyms(r"""
 \bdistinct\b => distinct / different
 \bin order of first appearance\b => in order of first appearance / in the order of their first appearance / in the order in which they first appear / ordered by first appearance
 \ba dictionary\b => a dictionary / a dict
-\bcounted from 0\b => counted from 0 / counting from 0 / starting at 0
+(?<!are )(?<!is )\bcounted from 0\b => counted from 0 / counting from 0 / starting at 0
 \(inclusive\) => (inclusive) / (both included) / (both ends included)
 \bone after the other\b => one after the other / one after another / one by one / in turn
 \bfrom left to right\b => from left to right / left to right
@@ -80,7 +80,7 @@ SYNONYMS = _synonyms(r"""
 \bas one string\b => as one string / as a single string
 \breturn the results\b => return the results / return what comes out / return the outcomes / give back the results
 \breturn the result\b => return the result / return what comes out / return the outcome / give back the result
-\breturn(?= (?:the|how|a|an|them|it)\b) => return / return / return / give back / hand back
+\breturn(?= (?:the|how|a|an)\b) => return / return / return / give back / hand back
 \blargest\b => largest / biggest / greatest
 \bhow often\b => how often / how many times
 \bthe total of\b => the total of / the sum of
@@ -103,7 +103,7 @@ SYNONYMS += _synonyms(r"""
 
 # %% ../nbs/00r_voices.ipynb #b342cb8f
 SYNONYMS += _synonyms(r"""
-,? and return\b =>  and return /  and return /  and give back /  and hand back / , then return /  and finally return /  and then return
+,? and return\b(?! (?:them|it)\b) =>  and return /  and return /  and give back /  and hand back / , then return /  and finally return /  and then return
 \bthe number of\b => the number of / the count of
 (?<!only )(?<!even )(?<!as )(?<!or )\bif (there|it|they|the|an?|no|any|one)\b => if \1 / when \1
 ^If\b => If / When / In case / Whenever
@@ -117,7 +117,7 @@ SYNONYMS += _synonyms(r"""
 \bstarting (with|at|from)\b => starting \1 / beginning \1
 \bat the beginning\b => at the beginning / at the start
 \bcontains\b => contains / has / includes
-\ba single\b => a single / one / just one
+(?<!just )(?<!only )\ba single\b(?! one) => a single / one / just one
 \blarger\b => larger / bigger / greater
 \bis returned\b => is returned / comes back / is given back / is the result
 \bare returned\b => are returned / come back / are given back
@@ -160,7 +160,7 @@ SYNONYMS += _synonyms(r"""
 \ban empty dictionary\b => an empty dictionary / an empty dict / the empty dictionary
 \bto the (left|right) of\b => to the \1 of / \1 of / on the \1 of
 \bthe (letters|digits|words|characters|entries|elements) of\b => the \1 of / the \1 in
-\bthe numbers in\b => the numbers in / the numbers of / the values in / all numbers in
+(?<!all )\bthe numbers in\b => the numbers in / the numbers of / the values in / all numbers in
 \bthe new\b => the new / the resulting
 \bthe result is\b => the result is / the outcome is / the answer is
 \bThe result is\b => The result is / The outcome is / The answer is
@@ -184,8 +184,8 @@ SYNONYMS += _synonyms(r"""
 \bcalculate\b => compute / calculate / work out / determine
 \bas a string\b => as a string / as text / in a string
 \bone by one\b => one by one / one after the other / in turn
-\bfrom the left\b => from the left / from the left end
-\bfrom the right\b => from the right / from the right end
+\bfrom the left\b(?! (?:end|side)) => from the left / from the left end
+\bfrom the right\b(?! (?:end|side)) => from the right / from the right end
 \bdiffers from\b => differs from / is different from / isn't equal to
 \bdiffer from\b => differ from / are different from / aren't equal to
 \bjoined by\b => joined by / joined with / put together with
@@ -197,9 +197,9 @@ _VERBS = _synonyms(r"""
 ^Return(?= the (?:sum|product|number|average|mean|total|length|largest|smallest|difference|index)\b) => Return / Return / Give / Give back / Compute / Calculate / Determine / Find / Work out / Get / Figure out / Produce
 ^Return(?= how| whether) => Return / Return / Tell / Say / Find out / Determine / Work out / Figure out
 ^Return(?= True) => Return / Return / Give / Give back / Answer
-^Return(?= ) => Return / Return / Return / Give / Give back / Hand back / Produce / Deliver / Get
+^Return(?= )(?! (?:them|it)\b) => Return / Return / Return / Give / Give back / Hand back / Produce / Deliver / Get
 ^Compute => Compute / Calculate / Work out / Determine / Find / Figure out
-^Find => Find / Determine / Work out / Look for / Get
+^Find(?! out) => Find / Determine / Work out / Look for / Get
 ^Work out => Work out / Compute / Determine / Calculate / Figure out
 ^Check(?= whether| that) => Check / Tell / Find out / Test / Verify
 ^Build => Build / Make / Create / Construct / Put together
