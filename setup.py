@@ -28,7 +28,7 @@ setup(
     keywords=config["keywords"].split(),
     packages=find_packages(include=[config["lib_path"], f"{config['lib_path']}.*"]),
     include_package_data=True,
-    package_data={config["lib_path"]: ["data/*"]},
+    package_data={config["lib_path"]: ["data/*", "data/*/*"]},
     python_requires=f">={config['min_python']}",
     install_requires=config["requirements"].split(),
     extras_require=extras,

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['INT_PREDICATES', 'WORD_PREDICATES', 'CHAR_PREDICATES', 'PAIR_PREDICATES', 'INT_MAPS', 'WORD_MAPS', 'CHAR_MAPS',
-           'PAIR_MAPS', 'REDUCERS', 'LISTS', 'TEXTS', 'DICTS', 'QUANTIFIERS', 'NOUNS', 'DICT_NOUNS', 'INT_VIEWS',
-           'WORD_VIEWS', 'TEXT_VIEWS', 'NUMBER_VIEWS', 'GRID_VIEWS', 'fill', 'Predicate', 'predicates', 'plural_clause',
-           'Map', 'maps', 'End', 'ends', 'Noun', 'nouns', 'DictNoun', 'View', 'views']
+           'PAIR_MAPS', 'REDUCERS', 'LISTS', 'TEXTS', 'DICTS', 'QUANTIFIERS', 'NOUNS', 'DICT_NOUNS', 'MORE_NOUNS',
+           'MORE_DICT_NOUNS', 'INT_VIEWS', 'WORD_VIEWS', 'TEXT_VIEWS', 'NUMBER_VIEWS', 'GRID_VIEWS', 'fill',
+           'Predicate', 'predicates', 'plural_clause', 'Map', 'maps', 'End', 'ends', 'Noun', 'nouns', 'DictNoun',
+           'View', 'views']
 
 # %% ../nbs/00h_blocks.ipynb #e6aca51d
 import re
@@ -654,6 +655,93 @@ grades | student | students | grade | grades | grade
 votes | candidate | candidates | vote count | vote counts | n_votes
 points | team | teams | point total | point totals | n_points
 distances | city | cities | distance | distances | distance
+""")
+]
+
+# %% ../nbs/00h_blocks.ipynb #a6c434ce
+def _plain_nouns(names: str) -> list[Noun]:
+    return nouns("\n".join(names.split()))
+
+
+def _text_nouns(names: str, one: str, many: str, variables: str) -> list[Noun]:
+    letters = variables.split()
+    return [
+        Noun(name, one, many, letters[i % len(letters)]) for i, name in enumerate(names.split())
+    ]
+
+
+MORE_NOUNS = {
+    "list_int": _plain_nouns("""fares rents bills tips wages fees fines budgets donations deposits delays durations depths
+        widths altitudes speeds volumes levels ratings ranks costs incomes areas doses intervals grades payments debts loans
+        refunds prizes bets jumps throws populations percentages voltages pressures rates limits targets estimates bids offers
+        discounts savings_goals rainfalls mileages premiums repairs lifespans angles radii_list ±balances ±profits ±offsets
+        ±elevations ±deviations ±shifts ±gains ±corrections ±errors ±movements"""),
+    "list_str": _plain_nouns("""birds rivers songs spices herbs trees vegetables streets rooms games teams players brands languages
+        courses planets cakes drinks toys pets horses ships villages islands mountains lakes instruments nicknames passwords
+        usernames keywords headings topics commands products guests pupils sailors dancers painters poems authors actors singers
+        towns metals minerals fabrics snacks sweets sports dogs insects museums stations shops bakers heroes_list colours terms
+        nouns verbs idioms answers surnames trains hotels puzzles"""),
+    "str": _text_nouns("note title label code paragraph password slogan headline address caption verse postcard quote remark "
+        "comment greeting entry heading motto answer riddle poem reply", "character", "characters", "c ch char"),
+    "sentence": _text_nouns("note title paragraph slogan headline caption verse postcard quote remark comment greeting entry "
+        "heading motto answer riddle poem reply", "word", "words", "word w"),
+    "grid": _text_nouns("board image seats chart sheet tiles layout pattern area", "row", "rows", "row"),
+    "int": _text_nouns("num value given m amount figure", "number", "numbers", "n"),
+}  # fmt: skip
+
+
+MORE_NOUNS["list_int"] = [n for n in MORE_NOUNS["list_int"] if "_" not in n.name] + nouns("""
+salaries | salary | salaries | salary
+quantities | quantity | quantities | quantity
+capacities | capacity | capacities | capacity
+penalties | penalty | penalties | penalty
+frequencies | frequency | frequencies | frequency
+densities | density | densities | density
+expenses | expense | expenses | expense
+measurements | measurement | measurements | m
+integers | integer | integers | n
+""")
+
+# %% ../nbs/00h_blocks.ipynb #1a8cacf1
+MORE_NOUNS["list_str"] = [n for n in MORE_NOUNS["list_str"] if "_" not in n.name] + nouns("""
+countries | country | countries | country
+dishes | dish | dishes | dish
+hobbies | hobby | hobbies | hobby
+berries | berry | berries | berry
+companies | company | companies | company
+heroes | hero | heroes | hero
+puppies | puppy | puppies | puppy
+strings | string | strings | s
+""")
+
+# %% ../nbs/00h_blocks.ipynb #c168c78a
+MORE_DICT_NOUNS = [
+    DictNoun(*row)
+    for row in _rows("""
+heights | child | children | height | heights | height
+weights | parcel | parcels | weight | weights | weight
+goals | striker | strikers | tally | tallies | tally
+fares | station | stations | fare | fares | fare
+rents | tenant | tenants | rent | rents | rent
+wages | worker | workers | wage | wages | wage
+populations | town | towns | population | populations | population
+lengths | river | rivers | length | lengths | length
+depths | lake | lakes | depth | depths | depth
+calories | dish | dishes | energy | energies | energy
+pages | book | books | size | sizes | size
+seats | room | rooms | capacity | capacities | capacity
+ranks | player | players | rank | ranks | rank
+costs | repair | repairs | cost | costs | cost
+fees | course | courses | fee | fees | fee
+debts | member | members | debt | debts | debt
+speeds | train | trains | speed | speeds | speed
+ratings | film | films | rating | ratings | rating
+budgets | project | projects | budget | budgets | budget
+doses | patient | patients | dose | doses | dose
+bids | bidder | bidders | bid | bids | bid
+marks | pupil | pupils | mark | marks | mark
+levels | gamer | gamers | level | levels | level
+bonuses | employee | employees | bonus | bonuses | bonus
 """)
 ]
 

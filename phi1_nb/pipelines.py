@@ -7,8 +7,8 @@ __all__ = ['WORDS', 'ROW_MAPS', 'PREDICATES', 'MAPS', 'PAIR_VIEWS', 'DICT_VIEWS'
            'COURSES', 'draw_int', 'draw_word', 'Used', 'use', 'Plan', 'composition', 'family', 'Walk', 'map_code',
            'condition_code', 'walk', 'apply_end', 'comprehension_body', 'loop_body', 'negated', 'steps_body',
            'recursion_body', 'Speech', 'speech', 'noun_phrase', 'nominal', 'procedure', 'voiced', 'summary',
-           'function_name', 'keyed_end', 'keyed_comprehension', 'sort_by_pairs', 'ends_for', 'draw_noun', 'draw_key',
-           'draw_filter', 'draw_plan', 'with_end', 'Course', 'in_course', 'draw_in_course', 'return_type',
+           'sentences', 'function_name', 'keyed_end', 'keyed_comprehension', 'sort_by_pairs', 'ends_for', 'draw_noun',
+           'draw_key', 'draw_filter', 'draw_plan', 'with_end', 'Course', 'in_course', 'draw_in_course', 'return_type',
            'data_arguments', 'data_drawer', 'used_constant', 'about_parameter', 'draft', 'with_imports', 'bodies_of']
 
 # %% ../nbs/00i_pipelines.ipynb #1fa7ff60
@@ -27,6 +27,8 @@ from phi1_nb.blocks import (
     INT_PREDICATES,
     INT_VIEWS,
     LISTS,
+    MORE_DICT_NOUNS,
+    MORE_NOUNS,
     NOUNS,
     NUMBER_VIEWS,
     PAIR_MAPS,
@@ -699,7 +701,7 @@ def voiced(
         return f"{rng.choice(_SYNONYMS)} {rest}."
     return f"{sentence}."
 
-# %% ../nbs/00i_pipelines.ipynb #cb36bb20
+# %% ../nbs/00i_pipelines.ipynb #e6f155b6
 def summary(
     plan: Plan,
     arguments: list[str],  # names of the data arguments
@@ -720,6 +722,21 @@ def summary(
     empty = plan.end.empty.replace("{d}", plan.default)
     needless = plan.end.name in ("all", "none", "product") and rng.random() < 0.5
     return sentence if needless or not empty else f"{sentence} {empty}"
+
+# %% ../nbs/00i_pipelines.ipynb #cb36bb20
+def sentences(
+    plan: Plan,
+    arguments: list[str],  # names of the data arguments
+    rng: Random,
+) -> tuple[str, list[str]]:
+    "What the function does as a plain order, and notes on the case of no elements."
+    said = speech(plan, arguments, rng)
+    forms = [nominal, procedure] if rng.random() < 0.6 else [procedure, nominal]
+    order = forms[0](plan, said, rng) or forms[1](plan, said, rng)
+    empty = plan.end.empty.replace("{d}", plan.default)
+    needless = plan.end.name in ("all", "none", "product") and rng.random() < 0.5
+    notes = [] if needless or not empty else empty.rstrip(".").split("; ")
+    return f"{order}.", [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 # %% ../nbs/00i_pipelines.ipynb #da7fc52b
 def function_name(
@@ -901,8 +918,14 @@ def ends_for(
 def draw_noun(
     source: str,  # kind of the data
     rng: Random,
+    wide: bool = False,  # also from `MORE_NOUNS`
 ) -> tuple[Noun, str, str]:
     "The noun of the data, and what one and several values of a dictionary are called."
+    if wide and rng.random() < 0.75 and source == "dict":
+        noun = rng.choice(MORE_DICT_NOUNS)
+        return Noun(noun.name, noun.key, noun.keys, noun.key), noun.value, noun.values
+    if wide and rng.random() < 0.75 and source in MORE_NOUNS:
+        return rng.choice(MORE_NOUNS[source]), "", ""
     if source == "dict":
         noun = rng.choice(DICT_NOUNS)
         return Noun(noun.name, noun.key, noun.keys, noun.key), noun.value, noun.values
@@ -1031,7 +1054,7 @@ def with_end(
         plan.default = '""'
     return plan
 
-# %% ../nbs/00i_pipelines.ipynb #bb3f7b50
+# %% ../nbs/00i_pipelines.ipynb #2e221ed9
 @dataclass(frozen=True)
 class Course:
     "What may be drawn. An empty tuple of names allows all of its kind."
@@ -1048,10 +1071,12 @@ class Course:
         LAYOUTS.items()
     )  # weights of the docstring's forms
     routine_share: float = 0.3  # of exercises that are no pipelines
+    family_share: float = 0.0  # of exercises that are drawn from the families of 00q_families
+    wide: bool = False  # many nouns, and docstrings in the voices of 00r_voices
 
-
+# %% ../nbs/00i_pipelines.ipynb #bb3f7b50
 COURSES = {
-    "whole": Course(),
+    "whole": Course(routine_share=0.3, family_share=0.6, wide=True),
     "first": Course(
         sources=("list_int", "list_str", "str", "int"),
         shapes=("whole", "filter", "map", "filter_map"),
@@ -1120,6 +1145,8 @@ def draw_in_course(
     for used in plan.used():
         used.block = _narrowed(used.block, course.n_phrasings)
     plan.end = _narrowed(plan.end, course.n_phrasings)
+    if course.wide:
+        plan.noun, plan.value, plan.values = draw_noun(source, rng, True)
     return plan
 
 # %% ../nbs/00i_pipelines.ipynb #e48bb303
@@ -1280,8 +1307,8 @@ def draft(
     hints = [h for used in plan.used() for h in used.hints]
     numbers = [h for h in hints if isinstance(h, int)]
     letters = [h for h in hints if isinstance(h, str) and h.isalpha()]
-    signed = plan.noun.signed or plan.source == "grid"
-    draw_data, empty = data_drawer(plan.source, signed, numbers, letters)
+    signs = plan.noun.signed or plan.source == "grid"
+    draw_data, empty = data_drawer(plan.source, signs, numbers, letters)
     bodies, imports = with_imports(bodies)
     return Draft(
         family=family(plan),
@@ -1291,6 +1318,7 @@ def draft(
         returns=return_type(plan),
         bodies=bodies,
         summary=summary(plan, data, rng),
+        say=lambda r: sentences(plan, data, r),
         draw=lambda r: draw_data(r) + tuple(used_constant(used, r) for used in parameters),
         edges=[empty + tuple(used_constant(used, Random(1)) for used in parameters)],
         imports=imports,

@@ -1387,11 +1387,12 @@ def routine_name(
 def routine_draft(
     rng: Random,
     routine: Routine | None = None,  # `None` draws one
+    wide: bool = False,  # from many nouns
 ) -> Draft:
     "A form with its slots filled, as a draft. Raises `Dropped`."
     routine = routine or rng.choice(ROUTINES)
     source = "int" if routine.source == "small_int" else routine.source
-    noun, value, values = draw_noun(source, rng)
+    noun, value, values = draw_noun(source, rng, wide)
     ticks, saying = rng.choice(("`", "`", "")), rng.choice(routine.sayings)
     slots = _slots(routine, rng, ticks)
     arguments = data_arguments(source, noun, values, rng)
@@ -1415,6 +1416,7 @@ def routine_draft(
         returns=routine.returns,
         bodies=sorted(bodies, key=lambda body: "import" in body or "def " in body),
         summary=filled_words(saying, slots, words, rng),
+        say=lambda r: (filled_words(r.choice(routine.sayings), slots, words, r), []),
         draw=lambda r: draw(r) + tuple(constant(r) for constant in constants),
         edges=[edge + tuple(constant(Random(1)) for constant in constants)],
     )

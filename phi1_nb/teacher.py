@@ -9,8 +9,8 @@ __all__ = ['HELDOUT_PERCENT', 'LAYOUTS', 'Draft', 'Exercise', 'split_of', 'Dropp
 
 # %% ../nbs/00g_teacher.ipynb #e2fa9b42
 import ast
-import copy
 import hashlib
+import marshal
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ class Draft:
     edges: list[tuple]  # arguments at the edge: an empty list, zero
     imports: str = ""  # statements that the solutions need, in front of the function
     result: str = "the result"  # what comes back, for a Returns section
+    notes: tuple[str, ...] = ()  # true sentences about the edge, to show after the summary
+    say: Callable[[Random], tuple[str, list[str]]] | None = None  # (an order, notes) in new words
 
 # %% ../nbs/00g_teacher.ipynb #170bd743
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Exercise:
     test: str  # `def check(candidate)` with assertions on inputs that the docstring doesn't show
     split: str  # "train" or "heldout"
     examples: tuple[str, ...] = ()  # assertions on what the docstring shows, for the sandbox
+    variants: tuple[str, ...] = ()  # other prompts that say the same
 
     @property
     def text(self) -> str:
@@ -93,9 +96,9 @@ def agreed(
 
     Raises `Dropped` if one fails, if two differ in type or anywhere in value, or if one changes
     its input."""
-    results = []
+    results, plain = [], marshal.dumps(arguments)
     for function in functions:
-        given = copy.deepcopy(arguments)
+        given = marshal.loads(plain)
         try:
             results.append(function(*given))
         except Exception as error:
@@ -193,7 +196,8 @@ def docstring_text(
     rng: Random,  # decides between forms of a layout
 ) -> str:
     "The docstring between its quotes, without indent."
-    parts = [_wrapped(draft.summary)]
+    text = " ".join([draft.summary, *draft.notes])
+    parts = [_wrapped(text)]
     if layout == "sections":
         listed = [f"{name} ({kind}): {what}" for name, kind, what in draft.arguments]
         parts.append("\n".join(["Parameters:", *(f"    {line}" for line in listed)]))
@@ -208,11 +212,7 @@ def docstring_text(
         inline = rng.randrange(3) if layout == "inline" else None
         lines = example_lines(draft.name, examples, inline)
         if inline == 0 and "\n" not in parts[0]:
-            return (
-                _wrapped(f"{draft.summary} {lines}")
-                if rng.random() < 0.5
-                else f"{parts[0]}\n{lines}"
-            )
+            return _wrapped(f"{text} {lines}") if rng.random() < 0.5 else f"{parts[0]}\n{lines}"
         parts.append(lines)
     return "\n\n".join(parts)
 
@@ -267,14 +267,38 @@ def assertion(
         return f"assert abs({call} - {result!r}) < 1e-9"
     return f"assert {call} == {result!r}"
 
+# %% ../nbs/00g_teacher.ipynb #c14e9fc9
+def _spoken(draft: Draft, rng: Random, found: list, voice: Callable) -> Exercise:
+    "The exercise with a prompt that `voice` wrote, and its variants."
+    examples, tests = choose_cases(found, len(draft.edges), 2)
+    if len(tests) < 5:
+        raise Dropped("too few tests")
+    edge = found[0] if draft.edges and found[0][0] == draft.edges[0] else None
+    prompt, *variants = voice(draft, examples, edge, rng)
+    lines = [assertion("candidate", *call) for call in tests]
+    return Exercise(
+        prompt=prompt,
+        solution=textwrap.indent(draft.bodies[0], "    ") + "\n",
+        entry_point=draft.name,
+        family=draft.family,
+        composition=draft.composition,
+        test="def check(candidate):\n" + "".join(f"    {line}\n" for line in lines),
+        split=split_of(draft.composition),
+        examples=tuple(assertion(draft.name, *call) for call in examples),
+        variants=tuple(variants),
+    )
+
 # %% ../nbs/00g_teacher.ipynb #30c099ae
 def finished(
     draft: Draft,  # what a family handed over
     rng: Random,  # decides inputs, layout and examples
     layouts: dict[str, int] = LAYOUTS,  # weights of the docstring's forms
+    voice: Callable | None = None,  # writes the prompts instead: `prompts` of 00r_voices
 ) -> Exercise:
     "The exercise, its examples and tests computed by running it. Raises `Dropped` with the reason."
     found = calls_and_results(draft, rng)
+    if voice:
+        return _spoken(draft, rng, found, voice)
     layout = rng.choices(list(layouts), list(layouts.values()))[0]
     examples, tests = choose_cases(found, len(draft.edges), 2 if layout == "two_doctests" else 1)
     if len(tests) < 5:

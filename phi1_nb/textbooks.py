@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'AUDIENCES', 'Topic', 'topics', 'audiences', 'Example', 'draw_example', 'walkthrough', 'mistake',
-           'section_text', 'textbook_section', 'section_program']
+           'other_way', 'section_text', 'textbook_section', 'section_program']
 
 # %% ../nbs/00n_textbooks.ipynb #eac22970
 import ast
@@ -463,7 +463,7 @@ runners | A training log is a list of numbers with a question attached. | Lap by
 class Example:
     "A program with calls and what they return."
 
-    plan: Plan
+    plan: Plan | None  # of a pipeline
     draft: Draft
     calls: list[tuple[tuple, object]]
 
@@ -604,8 +604,12 @@ def _as_task(summary: str) -> str:
         return f"Find the {rest}"
     return f"{verb[:-1]} {rest}" if verb in _THIRD_PERSON else summary
 
-
-def _other_way(example: Example, rng: Random) -> str:
+# %% ../nbs/00n_textbooks.ipynb #56137d1b
+def other_way(
+    example: Example,
+    rng: Random,
+) -> str:
+    "Another program for the same task, if the example has one that imports nothing."
     others = [
         body for body in example.draft.bodies[1:] if "\nimport" not in body and "import" not in body
     ]
@@ -634,7 +638,7 @@ def section_text(
     opening.insert(rng.choice((0, 1)), hooks[0])
     parts = [f"# {topic.title}", " ".join(opening), _case(example, rng)]
     parts.append(example.shown(rng.choice((1, 2))))
-    follow = [walkthrough(example, rng), _other_way(example, rng) if rng.random() < 0.5 else ""]
+    follow = [walkthrough(example, rng), other_way(example, rng) if rng.random() < 0.5 else ""]
     wrong = mistake(example, rng) if rng.random() < 0.6 else ""
     if wrong or rng.random() < 0.5:
         follow.append(f"**A common mistake.** {topic.warning} {wrong}".strip())
