@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 
@@ -31,14 +31,11 @@ from .core import artifact, digest, generator, read_manifest
 from phi1_nb.corpus import (
     REASONS,
     Document,
-    Duplicates,
     ShardWriter,
-    corpus_documents,
-    count_tokens,
     fingerprint,
-    judged,
     read_shards,
 )
+from .sources import Source, source_of
 
 # %% ../nbs/01a_quality_filter.ipynb #68a280f1
 _CHOICES = (
@@ -468,23 +465,35 @@ def steps_table(
     )
 
 # %% ../nbs/01a_quality_filter.ipynb #f0c87341
-def _clean(
-    judged_documents, clean: ShardWriter, removed: ShardWriter, sample: Reservoir, counts: dict
-):
-    "First pass: survivors of rules and duplicates go to `clean`, and may enter the sample."
-    for document in tqdm(judged_documents, desc="clean", unit=" documents"):
-        if document.reason is None:
-            clean.write(document)
-            sample.offer(document)
-        else:
-            _count(counts, document)
-            removed.write(document)
+def _documents(work: Path, kind: str) -> Iterable[Document]:
+    "The documents of `clean` or `removed` of all parts, in the corpus's order."
+    return chain.from_iterable(map(read_shards, sorted(work.glob(f"out/*/{kind}"))))
+
+
+def _sample(work: Path, n_annotated: int) -> Reservoir:
+    "Documents to annotate, of those that are clean."
+    sample = Reservoir(n_annotated, generator(0, "quality_filter", "sample"))
+    for document in _documents(work, "clean"):
+        sample.offer(document)
+    return sample
+
+
+def _keep_removed(work: Path, out: Path) -> pd.DataFrame:
+    "The removed documents of all parts in one folder, and twenty examples of each reason."
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    for path in sorted(work.glob("out/*/removed/*.parquet")):
+        shutil.copyfile(path, out / f"cleaning-{path.parent.parent.name}-{path.name}")
+    from phi1_nb.steps import examples
+
+    columns = ["reason", "path", "package", "start"]
+    return pd.DataFrame(examples(read_shards(out)), columns=columns)
 
 
 def _count(counts: dict, document: Document) -> None:
     count = counts.setdefault(document.reason, [0, 0])
     count[0] += 1
-    count[1] += count_tokens(document.text)
+    count[1] += document.tokens
 
 
 def _batches(documents: Iterable[Document], size: int = 256):
@@ -494,33 +503,31 @@ def _batches(documents: Iterable[Document], size: int = 256):
 
 # %% ../nbs/01a_quality_filter.ipynb #844981ea
 def _score(
-    clean: Path, arrays: dict, held_out: dict[str, float], embedder: str
+    work: Path, arrays: dict, held_out: dict[str, float], embedder: str
 ) -> tuple[np.ndarray, np.ndarray]:
     "Second pass: score and tokens of each clean document, in order."
     scores, tokens = [], []
-    for batch in tqdm(_batches(read_shards(clean)), desc="score", unit=" batches"):
+    for batch in tqdm(_batches(_documents(work, "clean")), desc="score", unit=" batches"):
         predicted = filter_scores(arrays, features([d.text for d in batch], embedder))
         scores += [held_out.get(d.sha256, float(p)) for d, p in zip(batch, predicted, strict=True)]
-        tokens += [count_tokens(d.text) for d in batch]
+        tokens += [d.tokens for d in batch]
     return np.array(scores), np.array(tokens)
 
 
 def _divide(
-    clean: Path,
-    scores: np.ndarray,
-    threshold: float,
-    kept: Path,
-    removed: ShardWriter,
-    counts: dict,
-):
-    "Third pass: at or above the threshold is kept."
-    with ShardWriter(kept) as writer:
-        for document, score in zip(read_shards(clean), scores, strict=True):
+    work: Path, scores: np.ndarray, threshold: float, kept: Path, removed: Path
+) -> dict[str | None, list[int]]:
+    "Third pass: at or above the threshold is kept; documents and tokens of both by reason."
+    counts: dict[str | None, list[int]] = {}
+    shutil.rmtree(kept, ignore_errors=True)
+    with ShardWriter(kept) as writer, ShardWriter(removed) as low:
+        for document, score in zip(_documents(work, "clean"), scores, strict=True):
             document.score = float(score)
             if score < threshold:
                 document.reason = "low educational value"
             _count(counts, document)
-            (removed if document.reason else writer).write(document)
+            (low if document.reason else writer).write(document)
+    return counts
 
 # %% ../nbs/01a_quality_filter.ipynb #169e2c06
 def _annotated(
@@ -531,7 +538,7 @@ def _annotated(
     packages, texts = [d.package for d in sample], [d.text for d in sample]
     matrix = features(texts, embedder)
     predictions = held_out_predictions(texts, labels, packages, matrix, embedder)
-    tokens = np.array([count_tokens(text) for text in texts])
+    tokens = np.array([d.tokens for d in sample])
     name = "rubric" if annotator is annotate else annotator.__qualname__
     table = agreement_table(labels, predictions, packages, tokens, keep_share, name)
     annotated = pd.DataFrame(
@@ -547,14 +554,13 @@ def _annotated(
     return annotated, table, fit_filter(matrix, labels)
 
 # %% ../nbs/01a_quality_filter.ipynb #a9337795
-def _require(sample: Reservoir, counts: dict) -> list[Document]:
-    if not sample.documents:
+def _require(counts: dict) -> None:
+    if None not in counts:
         gone = ", ".join(f"{count[0]} {reason}" for reason, count in counts.items())
         raise ValueError(
             f"the corpus is empty ({gone or 'no document was read'}): "
             "let `corpus` point to Python files, or raise `max_corpus_mb`"
         )
-    return sample.documents
 
 
 def _write_tables(out: Path, counts: dict, agreement, annotated, scores, tokens) -> None:
@@ -570,30 +576,31 @@ def _write_tables(out: Path, counts: dict, agreement, annotated, scores, tokens)
 
 # %% ../nbs/01a_quality_filter.ipynb #66ae720c
 def filter_corpus(
-    documents: Iterable[Document],  # raw
-    out: Path,  # gets kept/, removed/, filter.safetensors and the tables
+    source: Source,  # raw documents, as in `00v_sources`
+    out: Path,  # gets kept/, removed/, filter.safetensors and the tables; goes on where it was
     n_annotated: int,  # documents to annotate
     keep_share: float,  # of the clean tokens
     annotator: Callable[[str], int] = annotate,  # text -> 0..5
     embedder: str = NGRAMS,  # as in `features`
-    duplicates: Duplicates | None = None,  # as in `judged`
+    similarity: float | None = 0.8,  # of near copies; `None`: exact copies only
+    workers: int | None = None,  # as in `clean`; it changes no result
 ) -> dict:
     "Counts for the manifest. Raises `ValueError` if no document survives the rules."
     from safetensors.numpy import save_file
 
-    counts, sample = {}, Reservoir(n_annotated, generator(0, "quality_filter", "sample"))
-    clean = out / "clean"
-    with ShardWriter(out / "removed") as removed:
-        with ShardWriter(clean) as writer:
-            _clean(judged(documents, duplicates), writer, removed, sample, counts)
-        annotated, agreement, arrays = _annotated(
-            _require(sample, counts), annotator, embedder, keep_share
-        )
-        held_out = dict(zip(annotated.sha256, annotated.score, strict=True))
-        scores, tokens = _score(clean, arrays, held_out, embedder)
-        threshold = threshold_for(scores, tokens, keep_share)
-        _divide(clean, scores, threshold, out / "kept", removed, counts)
-    shutil.rmtree(clean)
+    from phi1_nb.steps import clean
+
+    work = out / "work"
+    counts = clean(source, work, similarity, workers)
+    _require(counts)
+    sample = _sample(work, n_annotated)
+    annotated, agreement, arrays = _annotated(sample.documents, annotator, embedder, keep_share)
+    held_out = dict(zip(annotated.sha256, annotated.score, strict=True))
+    scores, tokens = _score(work, arrays, held_out, embedder)
+    threshold = threshold_for(scores, tokens, keep_share)
+    _keep_removed(work, out / "removed").to_csv(out / "filter_examples.csv", index=False)
+    counts = counts | _divide(work, scores, threshold, out / "kept", out / "removed")
+    shutil.rmtree(work)
     save_file(arrays, out / "filter.safetensors", {"embedder": str(embedder)})
     _write_tables(out, counts, agreement, annotated, scores, tokens)
     return {
@@ -643,11 +650,10 @@ def quality_filter(
     }
 
     def make(out: Path) -> dict:
-        documents, duplicates = corpus_documents(data), Duplicates(None if from_hub else 0.8)
-        sizes = (data.n_annotated, data.keep_share)
-        return filter_corpus(documents, out, *sizes, annotator, embedder, duplicates)
+        sizes, similarity = (data.n_annotated, data.keep_share), None if from_hub else 0.8
+        return filter_corpus(source_of(data), out, *sizes, annotator, embedder, similarity)
 
-    return artifact("01a_quality_filter", scale, config, {}, make, build=build)
+    return artifact("01a_quality_filter", scale, config, {}, make, build, resume=True)
 
 # %% ../nbs/01a_quality_filter.ipynb #09651912
 @call_parse
