@@ -255,11 +255,11 @@ STYLES = (
     "first the example, then the rule",
 )
 
-# %% ../nbs/00t_instructions.ipynb #3db119b8
+# %% ../nbs/00t_instructions.ipynb #10a2e805
 TEXTBOOK_INSTRUCTIONS = """
 You write sections of a Python textbook. A section has a Markdown title, clear prose in short
 paragraphs, and one or two short programs in ```python blocks that run as they stand and end in
-print calls. Do not show the output of a program; describe it in words. Write about 250 words.
+print calls. Do not show the output of a program; describe it in words. Write about 200 words.
 """.strip().replace("\n", " ")
 
 # %% ../nbs/00t_instructions.ipynb #cd53e733

@@ -6,7 +6,7 @@
 __all__ = ['Sampling', 'request_of', 'key_of', 'Answers', 'Limits', 'BudgetSpent', 'EndpointError', 'Ledger', 'Refused', 'Broken',
            'answer_of', 'seconds_asked', 'pause', 'Client']
 
-# %% ../nbs/00d_llm.ipynb #1ab435a9
+# %% ../nbs/00d_llm.ipynb #6c13b006
 import asyncio
 import errno
 import fcntl
@@ -17,7 +17,6 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -99,7 +98,7 @@ class Answers:
         if self.file:
             self.file.close()
 
-# %% ../nbs/00d_llm.ipynb #5add1b97
+# %% ../nbs/00d_llm.ipynb #b7cfa05e
 def _lock(file, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,7 +182,7 @@ class BudgetSpent(ValueError):
 class EndpointError(ValueError):
     "The endpoint is not what was promised; all answers so far are kept."
 
-# %% ../nbs/00d_llm.ipynb #9f0892f6
+# %% ../nbs/00d_llm.ipynb #96259e56
 class Ledger:
     "Counts what was spent, and says how long the next request must wait."
 
@@ -208,7 +207,7 @@ class Ledger:
             self.recent.popleft()
         limits, held = self.limits, list(self.recent)
         total = sum(used for _, used in held)
-        for count, (start, used) in enumerate(held):
+        for count, (_, used) in enumerate(held):
             many = limits.requests_per_minute and len(held) - count >= limits.requests_per_minute
             if not many and (
                 limits.tokens_per_minute is None or total + tokens <= limits.tokens_per_minute
@@ -319,7 +318,7 @@ async def _post(api, request: dict, seconds: float) -> bytes:
     except openai.APIError as error:
         raise Broken(f"no connection ({type(error.__cause__ or error).__name__})") from error
 
-# %% ../nbs/00d_llm.ipynb #baf5636d
+# %% ../nbs/00d_llm.ipynb #1e3a7630
 class Client:
     """Asks one model behind one address; a context manager.
 
@@ -366,7 +365,7 @@ class Client:
                 _in_a_thread(_everything(self, iter(todo.values()), bar))
         if self.trouble:
             raise self.trouble
-        return [self.answers.get(r) if r in self.answers else None for r in requests]
+        return [self.answers.known.get(key_of(r)) for r in requests]
 
 # %% ../nbs/00d_llm.ipynb #3ff08b1c
 def _in_a_thread(work) -> None:
