@@ -7,11 +7,13 @@ __all__ = ['to_trove', 'from_trove', 'Read', 'Mark', 'mask_secrets', 'Mask', 'Si
            'cleaning', 'Local', 'executors', 'clean', 'examples']
 
 # %% ../nbs/00w_steps.ipynb #d4f79603
+import ast
 import json
 import os
 import re
 import shutil
 import tokenize
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from io import StringIO
@@ -124,8 +126,11 @@ def mask_secrets(
     if not found:
         return text, 0
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
         spans = list(_prose(text))
-    except (tokenize.TokenError, SyntaxError):
+    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):
         spans = [(0, len(text))]
     kept, end, masked = [], 0, 0
     for start, stop, mask in sorted(found):

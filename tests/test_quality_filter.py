@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from phi1_nb import forest
 from phi1_nb import quality_filter as stage
 from phi1_nb.config import DataConfig, get_scale
 from phi1_nb.core import generator
@@ -226,7 +227,7 @@ def test_tables(filtered):
 def test_no_package_on_both_sides():
     packages = [f"p{i}" for i in generator(0, "folds").integers(0, 9, 200)]
     held_out = []
-    for fitted, held in stage.folds(packages):
+    for fitted, held in forest.folds(packages):
         assert not {packages[i] for i in fitted} & {packages[i] for i in held}
         held_out += list(held)
     assert sorted(held_out) == list(range(200))
@@ -238,9 +239,9 @@ def test_held_out_scores_ignore_the_held_out_labels():
     packages = [f"p{i % 4}" for i in range(40)]
     labels = np.array([stage.annotate(t) for t in texts])
     matrix = stage.features(texts)
-    before = stage.held_out_scores(matrix, labels, packages)
+    before = forest.held_out_scores(matrix, labels, packages)
     changed = np.where(np.array(packages) == "p0", 5 - labels, labels)
-    after = stage.held_out_scores(matrix, changed, packages)
+    after = forest.held_out_scores(matrix, changed, packages)
     own = np.array(packages) == "p0"
     assert (before[own] == after[own]).all() and (before[~own] != after[~own]).any()
 
