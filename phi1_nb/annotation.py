@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'snippet', 'stratified', 'calibrated_messages', 'estimate', 'Votes', 'ask_annotator', 'read_recorded',
-           'drawn_votes', 'kappa', 'kappa_interval', 'confusion', 'annotator_quality']
+           'answered', 'drawn_votes', 'kappa', 'kappa_interval', 'confusion', 'annotator_quality']
 
 # %% ../nbs/00x_annotation.ipynb #0cef02e4
 import gzip
@@ -180,6 +180,13 @@ def read_recorded(
             raise ValueError(f"line {number} of {name}: the code was changed, restore the file")
     return rows
 
+# %% ../nbs/00x_annotation.ipynb #6ed88490
+def answered(
+    recorded: list[dict],  # of "annotations.jsonl.gz"
+) -> list[dict]:
+    "The snippets that the model has judged; the others are in the file with their code alone."
+    return [row for row in recorded if row["probabilities"]]
+
 # %% ../nbs/00x_annotation.ipynb #b32cc85b
 def drawn_votes(
     probabilities: list[float],  # of the scores 0 to 5, at temperature 1
@@ -241,7 +248,9 @@ def annotator_quality(
     educational: int = 3,  # labels from here on are one class
 ) -> pd.DataFrame:
     "Rows `annotator, against, metric, value, low, high, n`."
-    random, by_code = generator(0, "annotator quality"), {row["sha256"]: row for row in recorded}
+    random = generator(0, "annotator quality")
+    recorded = answered(recorded)
+    by_code = {row["sha256"]: row for row in recorded}
     votes = [drawn_votes(row["probabilities"], 2, random).scores for row in recorded]
     twice = [row for row in recorded if row.get("rephrased")]
     person = [row for row in blind if row["sha256"] in by_code]

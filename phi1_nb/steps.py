@@ -154,16 +154,6 @@ class Mask(PipelineStep):
             yield document
 
 # %% ../nbs/00w_steps.ipynb #3cefb4c0
-def _whole(folder: Path, temporary: Path) -> None:
-    "Put a finished folder in its place; if another process was first, its work stays."
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(temporary)
-
-
 class Sign(PipelineStep):
     "Writes a part's documents, and signatures of those without a reason: ends the first list."
 
@@ -193,6 +183,16 @@ class Sign(PipelineStep):
         minima = np.array([m for _, m in signatures if m is not None], np.uint32)
         np.savez(temporary / "signatures.npz", keys=keys, minima=minima)
         _whole(self.folder / f"{rank:05d}", temporary)
+
+
+def _whole(folder: Path, temporary: Path) -> None:
+    "Put a finished folder in its place; if another process was first, its work stays."
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(temporary)
 
 # %% ../nbs/00w_steps.ipynb #d44e4b37
 class Compare(PipelineStep):
