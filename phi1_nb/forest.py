@@ -228,13 +228,13 @@ def nested_scores(
     labels: np.ndarray,  # points, 0 to 5
     packages: list[str],  # of each document
     settings: tuple[dict, ...] = SETTINGS,  # of scikit-learn's forest, to choose from
-    n_trees: int = 100,  # trees
+    n_trees: int = 40,  # trees
 ) -> tuple[np.ndarray, list[dict]]:
     "Held-out scores, 0 to 1, and the settings that each outer fold chose on its inner folds."
     from sklearn.ensemble import RandomForestRegressor
 
     def fit(places: np.ndarray, options: dict, n: int):
-        defaults = dict(min_samples_leaf=3, max_features=0.3, random_state=0, n_jobs=-1)
+        defaults = dict(min_samples_leaf=3, max_features=0.3, random_state=0, n_jobs=1)
         return RandomForestRegressor(n, **defaults | options).fit(rows[places], labels[places])
 
     scores, chosen = np.zeros(len(labels)), []
@@ -267,7 +267,7 @@ def recorded_embeddings(
 
 # %% ../nbs/00z_forest.ipynb #f3aae1ff
 def learning_curve(
-    rows,  # embeddings or sparse counts (documents, dims)
+    rows: np.ndarray,  # embeddings (documents, dims)
     labels: np.ndarray,  # points, 0 to 5
     packages: list[str],  # of each document
     positive: np.ndarray,  # which documents count as educational
@@ -275,19 +275,20 @@ def learning_curve(
     n_draws: int = 3,  # of each size
 ) -> pd.DataFrame:
     "Rows `n_labels, auc, low, high`: the mean and the range over the draws."
-    found = []
-    for size in sizes:
+    from sklearn.ensemble import RandomForestRegressor
+
+    options = dict(n_estimators=40, min_samples_leaf=3, max_features=0.3, random_state=0)
+    found, splits = [], folds(packages)
+    for size in (size for size in sizes if size <= min(len(fitted) for fitted, _ in splits)):
         values = []
         for draw in range(n_draws):
             random, scores = generator(draw, "learning curve", size), np.zeros(len(labels))
-            for fitted, held_out in folds(packages):
+            for fitted, held_out in splits:
                 some = random.permutation(fitted)[:size]
-                scores[held_out] = filter_scores(
-                    fit_filter(rows[some], labels[some]), rows[held_out]
-                )
+                forest = RandomForestRegressor(**options).fit(rows[some], labels[some])
+                scores[held_out] = forest.predict(rows[held_out])
             values.append(_auc(positive, scores))
-        if size <= len(fitted):
-            found.append((size, float(np.mean(values)), min(values), max(values)))
+        found.append((size, float(np.mean(values)), min(values), max(values)))
     return pd.DataFrame(found, columns=["n_labels", "auc", "low", "high"])
 
 # %% ../nbs/00z_forest.ipynb #b4e06e73

@@ -344,7 +344,7 @@ def recorded_agreement(
         packages, texts = [r["package"] for r in rows], [r["code"] for r in rows]
         embedded = recorded_embeddings([r["sha256"] for r in rows], texts)
         scores = {
-            embedder: nested_scores(columns, labels, packages, n_trees=60)[0]
+            embedder: nested_scores(columns, labels, packages)[0]
             for embedder, columns in tqdm(embedded.items(), desc=name, leave=False)
         } | {"majority": np.zeros(len(labels))}
         tables.append(

@@ -287,6 +287,8 @@ def test_stage_is_keyed_by_corpus_and_annotator(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PHI1_HOME", str(tmp_path))
     data = replace(get_scale("nano").data, corpus=str(folder), n_annotated=30, keep_share=0.3)
     monkeypatch.setattr(stage, "get_scale", lambda name: replace(get_scale(name), data=data))
+    nothing = pd.DataFrame(columns="embedder annotator metric value low high n".split())
+    monkeypatch.setattr(stage, "recorded_agreement", lambda share: (nothing, nothing))
 
     def key():
         return json.loads((stage.quality_filter("nano") / "manifest.json").read_text())["key"]
