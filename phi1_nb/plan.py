@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESERVED_GB', 'ITEMS', 'implied_shares', 'expected_share', 'activations', 'memory', 'largest_micro_batch', 'Plan',
-           'plan', 'data_costs', 'main']
+           'plan', 'data_costs', 'corpus_costs', 'main']
 
 # %% ../nbs/03e_plan.ipynb #8171a839
 from dataclasses import asdict, dataclass, replace
@@ -224,6 +224,24 @@ def data_costs(
         rows.append((work, ITEMS[work], hours, cost))
     return pd.DataFrame(rows, columns=["work", "items", "gpu_hours", "dollars"]).set_index("work")
 
+# %% ../nbs/03e_plan.ipynb #d1da81dd
+def corpus_costs(
+    documents_per_s: dict[
+        str, float
+    ],  # of one core, by step: `benchmarks/results/filter_steps.csv`
+    files: int = ITEMS["embed"],  # in the corpus
+    cores: int = 64,  # that share the work
+    price: float = 0.04,  # dollars for a core-hour
+) -> pd.DataFrame:
+    "Core-hours, hours and dollars by step, and their sum. Raises `ValueError` for a rate of 0."
+    if wrong := [step for step, rate in documents_per_s.items() if rate <= 0]:
+        raise ValueError(
+            f"{wrong[0]} has a rate of {documents_per_s[wrong[0]]}: give files a second"
+        )
+    rows = {step: files / rate / 3600 for step, rate in documents_per_s.items()}
+    table = pd.Series(rows | {"all steps": sum(rows.values())}, name="core_hours").to_frame()
+    return table.assign(hours=table.core_hours / cores, dollars=table.core_hours * price)
+
 # %% ../nbs/03e_plan.ipynb #071d07fb
 def _report(made: Plan) -> str:
     "A plan in words."
@@ -256,22 +274,24 @@ def main(
     annotate: float = None,  # GPU-seconds to annotate one sample
     embed: float = None,  # GPU-seconds to embed one file
     generate: float = None,  # GPU-seconds to generate one token
-    annotate_dollars: float = None,  # for one sample, by an API
-    embed_dollars: float = None,  # for one file, by an API
-    generate_dollars: float = None,  # for one token, by an API
+    rates: str = None,  # CSV of `benchmarks/filter.py`: cost of cleaning 35 million files
     json: bool = False,  # print one JSON object
 ):
     "What a run of the paper needs: parameters, FLOPs, memory, hours, cost."
     made = plan(scale, gpus, gpu, run, zero_stage, micro_batch, share_of_peak, price)
     given = {"annotate": annotate, "embed": embed, "generate": generate}
-    bills = {"annotate": annotate_dollars, "embed": embed_dollars, "generate": generate_dollars}
-    items = [{k: v for k, v in each.items() if v is not None} for each in (given, bills)]
-    costs = data_costs(*items, price=price)
+    costs = data_costs({k: v for k, v in given.items() if v is not None}, price=price)
+    cleaning = pd.DataFrame()
+    if rates:
+        measured = pd.read_csv(rates).sort_values("documents").groupby("step").last()
+        cleaning = corpus_costs(measured.documents_per_s.to_dict())
     if json:
-        print(dumps(asdict(made) | {"data": costs.to_dict("index")}, indent=1))
+        data = {"data": costs.to_dict("index"), "cleaning": cleaning.to_dict("index")}
+        print(dumps(asdict(made) | data, indent=1))
         return
     print(_report(made))
-    print("What the paper's hours imply (why the small model's share is lower: see 03e_plan):")
     print(implied_shares().to_string(float_format="{:.3g}".format))
     if len(costs):
         print(costs.to_string(float_format="{:,.1f}".format))
+    if len(cleaning):
+        print(cleaning.to_string(float_format="{:,.1f}".format))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from phi1_nb import forest
 from phi1_nb import quality_filter as stage
 from phi1_nb.config import DataConfig, get_scale
 from phi1_nb.core import generator
@@ -19,18 +20,18 @@ from phi1_nb.corpus import (
     EXCLUDED,
     RULES,
     Document,
+    Duplicates,
     ShardWriter,
     broken_rule,
-    corpus_documents,
     corpus_packages,
     fingerprint,
     folder_files,
     hub_documents,
     installed_files,
-    judged,
     read_files,
     read_shards,
 )
+from phi1_nb.sources import Files, source_of
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu nu xi omicron pi".split()
 
@@ -80,12 +81,14 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def filtered(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    counts = stage.filter_corpus(read_files(folder_files(folder)), out, 40, keep_share=0.4)
+    counts = stage.filter_corpus(Files(folder_files(folder)), out, 40, keep_share=0.4)
     return out, counts
 
 
 def test_planted_reasons(folder):
-    reasons = Counter(d.reason for d in judged(read_files(folder_files(folder))))
+    known, reasons = Duplicates(), Counter()
+    for document in read_files(folder_files(folder)):
+        reasons[document.reason or broken_rule(document) or known.reason(document)] += 1
     assert reasons == {
         None: 61,
         "not UTF-8": 1,
@@ -149,7 +152,10 @@ def test_installed_corpus_leaves_out_the_benchmark_and_ourselves():
 
 def test_cap_takes_a_prefix_of_the_same_order():
     small, large = (
-        [d.path for d in corpus_documents(DataConfig(corpus="installed", max_corpus_mb=mb))]
+        [
+            d.path
+            for d in source_of(DataConfig(corpus="installed", max_corpus_mb=mb)).documents(0, 1)
+        ]
         for mb in (0.3, 0.6)
     )
     assert small and large[: len(small)] == small and len(large) > len(small)
@@ -159,9 +165,11 @@ def test_order_does_not_depend_on_hash_seed_or_folder():
     program = (
         "from hashlib import sha256;"
         "from phi1_nb.config import DataConfig;"
-        "from phi1_nb.corpus import corpus_documents, judged;"
-        "raw = corpus_documents(DataConfig(corpus='installed', max_corpus_mb=1));"
-        "seen = [d.path + str(d.reason) for d in judged(raw)];"
+        "from phi1_nb.corpus import Duplicates, broken_rule;"
+        "from phi1_nb.sources import source_of;"
+        "raw = source_of(DataConfig(corpus='installed', max_corpus_mb=1)).documents(0, 1);"
+        "known = Duplicates();"
+        "seen = [d.path + str(broken_rule(d) or known.reason(d)) for d in raw];"
         "print(len(seen) > 20, sha256(''.join(seen).encode()).hexdigest())"
     )
     digests = {
@@ -219,7 +227,7 @@ def test_tables(filtered):
 def test_no_package_on_both_sides():
     packages = [f"p{i}" for i in generator(0, "folds").integers(0, 9, 200)]
     held_out = []
-    for fitted, held in stage.folds(packages):
+    for fitted, held in forest.folds(packages):
         assert not {packages[i] for i in fitted} & {packages[i] for i in held}
         held_out += list(held)
     assert sorted(held_out) == list(range(200))
@@ -231,19 +239,24 @@ def test_held_out_scores_ignore_the_held_out_labels():
     packages = [f"p{i % 4}" for i in range(40)]
     labels = np.array([stage.annotate(t) for t in texts])
     matrix = stage.features(texts)
-    before = stage.held_out_scores(matrix, labels, packages)
+    before = forest.held_out_scores(matrix, labels, packages)
     changed = np.where(np.array(packages) == "p0", 5 - labels, labels)
-    after = stage.held_out_scores(matrix, changed, packages)
+    after = forest.held_out_scores(matrix, changed, packages)
     own = np.array(packages) == "p0"
     assert (before[own] == after[own]).all() and (before[~own] != after[~own]).any()
 
 
-def test_same_input_same_bytes(folder, filtered, tmp_path):
-    stage.filter_corpus(read_files(folder_files(folder)), tmp_path, 40, keep_share=0.4)
-    files = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert len(files) >= 7
-    for name in files:
+def test_same_input_same_bytes_in_any_number_of_parts(folder, filtered, tmp_path):
+    again = Files(folder_files(folder), task_mb=0.5)
+    assert again.n_tasks() == 4, "the first fixture was one part"
+    stage.filter_corpus(again, tmp_path, 40, keep_share=0.4, workers=2)
+    files = [p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()]
+    same = [name for name in files if not name.parent.name == "removed"]
+    assert len(same) >= 7
+    for name in same:
         assert (tmp_path / name).read_bytes() == (filtered[0] / name).read_bytes(), name
+    one, other = (list(read_shards(root / "removed")) for root in (tmp_path, filtered[0]))
+    assert one == other
 
 
 def test_parquet_stream_gives_the_folders_documents(folder, tmp_path):
@@ -262,18 +275,20 @@ def test_parquet_stream_gives_the_folders_documents(folder, tmp_path):
 
 def test_empty_corpora_are_errors(tmp_path):
     with pytest.raises(ValueError, match="no .py file in"):
-        corpus_documents(DataConfig(corpus=str(tmp_path)))
+        source_of(DataConfig(corpus=str(tmp_path)))
     with pytest.raises(ValueError, match="the corpus is empty .no document was read"):
-        stage.filter_corpus([], tmp_path / "a", 10, 0.2)
+        stage.filter_corpus(Files([]), tmp_path / "a", 10, 0.2)
     (tmp_path / "latin.py").write_bytes(b"\xff" * 200)
     with pytest.raises(ValueError, match="the corpus is empty .1 not UTF-8"):
-        stage.filter_corpus(read_files(folder_files(tmp_path)), tmp_path / "b", 10, 0.2)
+        stage.filter_corpus(Files(folder_files(tmp_path)), tmp_path / "b", 10, 0.2)
 
 
 def test_stage_is_keyed_by_corpus_and_annotator(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PHI1_HOME", str(tmp_path))
     data = replace(get_scale("nano").data, corpus=str(folder), n_annotated=30, keep_share=0.3)
     monkeypatch.setattr(stage, "get_scale", lambda name: replace(get_scale(name), data=data))
+    nothing = pd.DataFrame(columns="embedder annotator metric value low high n".split())
+    monkeypatch.setattr(stage, "recorded_agreement", lambda share: (nothing, nothing))
 
     def key():
         return json.loads((stage.quality_filter("nano") / "manifest.json").read_text())["key"]
