@@ -108,7 +108,7 @@ def dropout(
     rate: float,  # share of elements that become zero, the others grow to make up for it
 ) -> Tensor:
     "`x` with dropout; `x` itself at rate 0."
-    return x * keep_mask(x.shape, rate, x) * (1 / (1 - rate)) if rate else x
+    return x * keep_mask(x.shape, rate, x.detach()) * (1 / (1 - rate)) if rate else x
 
 # %% ../nbs/03p_attention.ipynb #138a9f20
 BACKENDS = ("sdpa", "eager", "flash_attn")

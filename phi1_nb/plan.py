@@ -274,13 +274,18 @@ def main(
     annotate: float = None,  # GPU-seconds to annotate one sample
     embed: float = None,  # GPU-seconds to embed one file
     generate: float = None,  # GPU-seconds to generate one token
+    annotate_dollars: float = None,  # for one sample, by an API
+    embed_dollars: float = None,  # for one file, by an API
+    generate_dollars: float = None,  # for one token, by an API
     rates: str = None,  # CSV of `benchmarks/filter.py`: cost of cleaning 35 million files
     json: bool = False,  # print one JSON object
 ):
     "What a run of the paper needs: parameters, FLOPs, memory, hours, cost."
     made = plan(scale, gpus, gpu, run, zero_stage, micro_batch, share_of_peak, price)
     given = {"annotate": annotate, "embed": embed, "generate": generate}
-    costs = data_costs({k: v for k, v in given.items() if v is not None}, price=price)
+    bills = {"annotate": annotate_dollars, "embed": embed_dollars, "generate": generate_dollars}
+    items = [{k: v for k, v in each.items() if v is not None} for each in (given, bills)]
+    costs = data_costs(*items, price=price)
     cleaning = pd.DataFrame()
     if rates:
         measured = pd.read_csv(rates).sort_values("documents").groupby("step").last()
@@ -290,6 +295,7 @@ def main(
         print(dumps(asdict(made) | data, indent=1))
         return
     print(_report(made))
+    print("What the paper's hours imply (why the small model's share is lower: see 03e_plan):")
     print(implied_shares().to_string(float_format="{:.3g}".format))
     if len(costs):
         print(costs.to_string(float_format="{:,.1f}".format))
