@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'WORDS', 'KINDS', 'BANS', 'EXERCISE_INSTRUCTIONS', 'TOPICS', 'AUDIENCES', 'STYLES',
-           'TEXTBOOK_INSTRUCTIONS', 'ANNOTATION_INSTRUCTIONS', 'GRADING_INSTRUCTIONS', 'table', 'Wish', 'exercise_wish',
-           'textbook_wish', 'annotation_messages', 'parse_annotation', 'grading_messages', 'parse_grade',
-           'prompts_digest']
+           'TEXTBOOK_INSTRUCTIONS', 'ANNOTATION_INSTRUCTIONS', 'ANNOTATION_REPHRASED', 'GRADING_INSTRUCTIONS', 'table',
+           'Wish', 'exercise_wish', 'textbook_wish', 'fenced', 'annotation_messages', 'parse_annotation',
+           'grading_messages', 'parse_grade', 'prompts_digest']
 
 # %% ../nbs/00t_instructions.ipynb #604c213a
 import re
@@ -24,7 +24,7 @@ def table(
     entries = (line.split(": ", 1) for line in lines)
     return {name: tuple(items.split("; ")) for name, items in entries}
 
-# %% ../nbs/00t_instructions.ipynb #655b49eb
+# %% ../nbs/00t_instructions.ipynb #a956e853
 CONCEPTS = table("""
 numbers: sum of the digits of a number; largest digit of a number; how many even digits a number
   has; product of the digits that are not zero; whether all digits of a number are odd; sum of the
@@ -60,6 +60,10 @@ strings: count of the vowels; number of words in a text; longest word of a text;
   the first letter of each word large; counting a given letter regardless of case; keeping only
   letters; compressing runs of a letter into letter and count; shifting letters by k places in the
   alphabet; splitting a text at commas and trimming the parts; lines of a text that are not empty
+""")
+
+# %% ../nbs/00t_instructions.ipynb #15596dac
+CONCEPTS |= table("""
 dictionaries: how often each element occurs; total amount per name from a list of pairs; keys
   whose value is above a limit; swapping keys and values; key with the largest value; grouping
   words by their first letter; grouping numbers by their remainder; merging two dictionaries by
@@ -81,6 +85,10 @@ recursion: factorial of a number by recursion; sum of a list by recursion; rever
   of nested lists; flattening nested lists by recursion; number of paths in a small grid; climbing
   stairs with one or two steps; greatest common divisor by recursion; sum of nested lists; binary
   digits by recursion
+""")
+
+# %% ../nbs/00t_instructions.ipynb #fc04c05c
+CONCEPTS |= table("""
 searching and sorting: binary search in a sorted list; insertion sort; selection sort; merging two
   sorted lists; position where a value belongs in a sorted list; sorting words by length and then
   by alphabet; sorting numbers by their last digit; k largest elements in falling order; first
@@ -139,10 +147,11 @@ BANS = (
     "`enumerate` or `zip`",
 )
 
-# %% ../nbs/00t_instructions.ipynb #5406c288
+# %% ../nbs/00t_instructions.ipynb #6d99d54e
 EXERCISE_INSTRUCTIONS = '''
 Write exercises for a first Python course. Each is one Python code block and nothing else: a typed
-function, a docstring that says exactly what it returns, a short correct body, one small correct assert.
+function, a docstring that says exactly what it returns, a short correct body, one small correct \
+assert.
 
 Concept: how often a number can be halved. Names from: floors. Without recursion.
 ```python
@@ -277,7 +286,15 @@ def textbook_wish(
     )
     return Wish(messages, topic, audience)
 
-# %% ../nbs/00t_instructions.ipynb #862f54af
+# %% ../nbs/00t_instructions.ipynb #a423db82
+def fenced(
+    code: str,
+) -> str:
+    "The code between fences that are longer than any in it, so that it can't close them."
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}python\n{code.rstrip()}\n{fence}"
+
+# %% ../nbs/00t_instructions.ipynb #fc50b9b3
 ANNOTATION_INSTRUCTIONS = """
 You judge how much a learner of programming gains from a piece of Python code: from 0 (nothing:
 data, boilerplate, fragments that depend on the unseen) to 5 (a clear, self-contained explanation or
@@ -285,7 +302,7 @@ algorithm that could stand in a textbook). Reply with two lines and nothing else
 score: a whole number from 0 to 5
 reason: one short sentence
 """.strip()
-_REPHRASED = """
+ANNOTATION_REPHRASED = """
 Rate the educational value of the Python code below for a student of basic programming. 5 means it
 teaches a concept clearly and stands on its own; 0 means that nothing can be learned from it. Give
 exactly two lines:
@@ -293,16 +310,16 @@ score: a whole number from 0 to 5
 reason: one short sentence
 """.strip()
 
-
+# %% ../nbs/00t_instructions.ipynb #e5443134
 def annotation_messages(
     code: str,  # what is judged
     rephrased: bool = False,  # the same question in other words, to see how stable a score is
 ) -> list[dict]:
-    "The prompt that asks for educational value (phi-1 2.1), the code in a fence that it can't close."
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    "The prompt that asks for educational value (phi-1 2.1)."
+    asked = ANNOTATION_REPHRASED if rephrased else ANNOTATION_INSTRUCTIONS
     return [
-        {"role": "system", "content": _REPHRASED if rephrased else ANNOTATION_INSTRUCTIONS},
-        {"role": "user", "content": f"{fence}python\n{code.rstrip()}\n{fence}"},
+        {"role": "system", "content": asked},
+        {"role": "user", "content": fenced(code)},
     ]
 
 # %% ../nbs/00t_instructions.ipynb #edd03017
@@ -315,7 +332,7 @@ def parse_annotation(
         raise ValueError(f"no score from 0 to 5 with a reason: {text[:80]!r}")
     return int(found[1]), found[2].strip()
 
-# %% ../nbs/00t_instructions.ipynb #065e98a7
+# %% ../nbs/00t_instructions.ipynb #27a68df3
 GRADING_INSTRUCTIONS = """
 You grade a student's Python solution. First check, step by step and in a few sentences, whether it
 does what the task asks; then grade it: 10 is a correct, complete solution, 0 one that has nothing
@@ -323,15 +340,14 @@ to do with the task. A wrong solution with the right idea gets points for the id
 grade: a whole number from 0 to 10
 """.strip()
 
-
+# %% ../nbs/00t_instructions.ipynb #12706704
 def grading_messages(
     task: str,  # signature and docstring
     solution: str,  # the completion
 ) -> list[dict]:
     "The prompt that asks for an evaluation and then a grade (phi-1 section 4)."
     code = f"{task.rstrip()}\n{solution.rstrip()}"
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    content = f"Task:\n{fence}python\n{task.rstrip()}\n{fence}\n\nSolution:\n{fence}python\n{code}\n{fence}"
+    content = f"Task:\n{fenced(task)}\n\nSolution:\n{fenced(code)}"
     return [
         {"role": "system", "content": GRADING_INSTRUCTIONS},
         {"role": "user", "content": content},
@@ -347,9 +363,10 @@ def parse_grade(
         raise ValueError(f"no evaluation that ends in a grade from 0 to 10: {text[-80:]!r}")
     return int(found[2]), found[1].strip()
 
-# %% ../nbs/00t_instructions.ipynb #505db30c
+# %% ../nbs/00t_instructions.ipynb #422dcb0d
 def prompts_digest() -> str:
     "Changes when any of the instructions or tables does: data cards name it."
-    texts = (EXERCISE_INSTRUCTIONS, TEXTBOOK_INSTRUCTIONS, ANNOTATION_INSTRUCTIONS, _REPHRASED)
+    texts = (EXERCISE_INSTRUCTIONS, TEXTBOOK_INSTRUCTIONS)
+    texts += (ANNOTATION_INSTRUCTIONS, ANNOTATION_REPHRASED)
     tables = (CONCEPTS, WORDS, KINDS, BANS, TOPICS, AUDIENCES, STYLES)
     return digest([*texts, GRADING_INSTRUCTIONS, *tables])

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'first_of_each', 'clean', 'exercises_from', 'textbooks_from', 'Kind', 'record', 'acceptance', 'write_rows',
            'recorded_exercises', 'recorded_textbooks', 'main']
 
-# %% ../nbs/00x_recorded.ipynb #894f0927
+# %% ../nbs/00x_recorded.ipynb #472f77f2
 import gzip
 import json
 import re
@@ -25,7 +25,7 @@ from .core import write_atomic
 from .instructions import Wish, exercise_wish, textbook_wish
 from .llm import BudgetSpent, Client, EndpointError, Limits, Sampling, request_of
 from phi1_nb.replies import (
-    Verdict,
+    agreeing,
     outputs_of,
     parse_exercise,
     parse_section,
@@ -34,6 +34,7 @@ from phi1_nb.replies import (
     varied,
     verified,
 )
+from .sandbox import Verdict
 from .teacher import Dropped, Exercise
 
 # %% ../nbs/00x_recorded.ipynb #1f098a27
@@ -74,7 +75,7 @@ def clean(
             kept.append(found[place])
     return kept
 
-# %% ../nbs/00x_recorded.ipynb #93d967e4
+# %% ../nbs/00x_recorded.ipynb #88605d16
 _DRAWN = 24  # calls beside the examples
 
 
@@ -102,7 +103,7 @@ def exercises_from(
     proven = []
     for (reply, wish), *runs in zip(parsed, calls, first, second, strict=True):
         try:
-            proven.append(verified(reply, wish, *runs))
+            proven.append(verified(reply, wish, agreeing(reply, *runs)))
         except Dropped as reason:
             drops[str(reason)] += 1
     return clean(proven, [exercise.text for exercise in proven], gate, drops), drops

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULES', 'Reply', 'parse_exercise', 'same', 'varied', 'with_sets_in_another_order', 'results_of', 'prompt_of',
-           'verified', 'Section', 'parse_section', 'outputs_of', 'shown_right']
+           'agreeing', 'verified', 'Section', 'parse_section', 'outputs_of', 'shown_right']
 
 # %% ../nbs/00u_replies.ipynb #93ceaa10
 import ast
@@ -46,18 +46,16 @@ class Reply:
         "What runs."
         return f"{self.imports}\n\n{self.head}\n{self.body}"
 
-# %% ../nbs/00u_replies.ipynb #85cbf9c3
+# %% ../nbs/00u_replies.ipynb #e1c7f9e4
 def _expectation(node: ast.stmt, name: str) -> tuple[tuple, object]:
     "The arguments and the expected result of one assert. Raises `Dropped`."
-    test, expected = node.test, True
+    test, right = node.test, ast.Constant(True)
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
         if not isinstance(test.ops[0], (ast.Eq, ast.Is)):
             raise Dropped("an assert of another form")
         test, right = test.left, test.comparators[0]
-    else:
-        right = ast.Constant(True)
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test, right = test.operand, ast.Constant(False)
+    elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, right = test.operand, ast.Constant(False)
     called = isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == name
     if not called or test.keywords:
         raise Dropped("an assert of another form")
@@ -66,7 +64,33 @@ def _expectation(node: ast.stmt, name: str) -> tuple[tuple, object]:
     except (ValueError, TypeError, SyntaxError) as error:
         raise Dropped("an assert that isn't plain data") from error
 
-# %% ../nbs/00u_replies.ipynb #04dda5c7
+# %% ../nbs/00u_replies.ipynb #9d2b8097
+def _allowed(tree: ast.Module, function: ast.FunctionDef) -> None:
+    "Raises `Dropped` for a function that no exercise should hold."
+    docstring = ast.get_docstring(function) or ""
+    if len(docstring.split()) < 4 or len(function.body) < 2:
+        raise Dropped("no docstring")
+    if ">>>" in docstring:
+        raise Dropped("examples in the docstring")
+    unsafe = "\\" in docstring or '"""' in docstring or docstring.endswith('"')
+    if unsafe or not docstring.isascii():
+        raise Dropped("quotes or signs in the docstring that need care")
+    if function.body[1].col_offset != 4 or function.body[0].lineno == function.lineno:
+        raise Dropped("another layout")
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            if not all(name and name.split(".")[0] in MODULES for name in names):
+                raise Dropped("imports something else")
+        name = getattr(node, "id", None) or getattr(node, "attr", None)
+        if isinstance(node, (ast.Name, ast.Attribute)) and name in _FORBIDDEN:
+            raise Dropped("reads, prints or draws")
+        if isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef, ast.Global)):
+            raise Dropped("not one plain function")
+    if not any(isinstance(node, ast.Return) and node.value for node in ast.walk(function)):
+        raise Dropped("returns nothing")
+
+# %% ../nbs/00u_replies.ipynb #e6cc24fa
 def parse_exercise(
     text: str,  # the whole answer
 ) -> Reply:
@@ -91,7 +115,6 @@ def parse_exercise(
     if not asserts:
         raise Dropped("no assert")
     function, lines = defined[0], found[0].splitlines()
-    examples = tuple(_expectation(node, function.name) for node in asserts)
     body = lines[function.body[0].end_lineno : function.end_lineno]
     head = lines[function.lineno - 1 : function.body[0].lineno - 1]
     return Reply(
@@ -100,35 +123,10 @@ def parse_exercise(
         name=function.name,
         docstring=ast.get_docstring(function),
         body="\n".join(body).rstrip() + "\n",
-        examples=examples,
+        examples=tuple(_expectation(node, function.name) for node in asserts),
     )
 
-# %% ../nbs/00u_replies.ipynb #6aef6e8a
-def _allowed(tree: ast.Module, function: ast.FunctionDef) -> None:
-    "Raises `Dropped` for a function that no exercise should hold."
-    docstring = ast.get_docstring(function) or ""
-    if len(docstring.split()) < 4 or len(function.body) < 2:
-        raise Dropped("no docstring")
-    if ">>>" in docstring:
-        raise Dropped("examples in the docstring")
-    if "\\" in docstring or '"""' in docstring or docstring.endswith('"') or not docstring.isascii():
-        raise Dropped("quotes or signs in the docstring that need care")
-    if function.body[1].col_offset != 4 or function.body[0].lineno == function.lineno:
-        raise Dropped("another layout")
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
-            if not all(name and name.split(".")[0] in MODULES for name in names):
-                raise Dropped("imports something else")
-        name = getattr(node, "id", None) or getattr(node, "attr", None)
-        if isinstance(node, (ast.Name, ast.Attribute)) and name in _FORBIDDEN:
-            raise Dropped("reads, prints or draws")
-        if isinstance(node, (ast.ClassDef, ast.AsyncFunctionDef, ast.Global)):
-            raise Dropped("not one plain function")
-    if not any(isinstance(node, ast.Return) and node.value for node in ast.walk(function)):
-        raise Dropped("returns nothing")
-
-# %% ../nbs/00u_replies.ipynb #c35afeeb
+# %% ../nbs/00u_replies.ipynb #45accfe9
 def same(
     result: object,
     expected: object,  # what the model expects
@@ -141,10 +139,11 @@ def same(
     if isinstance(result, (list, tuple)):
         return len(result) == len(expected) and all(map(same, result, expected))
     if isinstance(result, dict):
-        return result.keys() == expected.keys() and all(same(result[k], expected[k]) for k in result)
+        known = result.keys() == expected.keys()
+        return known and all(same(result[key], expected[key]) for key in result)
     return result == expected
 
-# %% ../nbs/00u_replies.ipynb #cd189453
+# %% ../nbs/00u_replies.ipynb #f3652c35
 def varied(
     value: object,  # plain data
     rng: Random,
@@ -153,28 +152,32 @@ def varied(
     if isinstance(value, bool):
         return rng.random() < 0.5
     if isinstance(value, int):
-        return rng.choice((value + rng.randint(-3, 3), rng.randint(0, 12), rng.randint(0, 2 + abs(value))))
+        near, small = value + rng.randint(-3, 3), rng.randint(0, 12)
+        return rng.choice((near, small, rng.randint(0, 2 + abs(value))))
     if isinstance(value, float):
         return round(value * rng.choice((0.5, 1, 2)) + rng.randint(-2, 4), 2)
     if isinstance(value, str):
         return _varied_text(value, rng)
-    if isinstance(value, (list, tuple)):
-        items = [varied(item, rng) for item in value]
-        if isinstance(value, list):
-            items += [varied(rng.choice(value), rng) for _ in range(rng.randint(0, 2))] if value else []
-            rng.shuffle(items)
-            items = items[: rng.randint(0, len(items))] if rng.random() < 0.25 else items
-        return type(value)(items)
+    if isinstance(value, list):
+        return _varied_list(value, rng)
+    if isinstance(value, (tuple, set)):
+        items = value if isinstance(value, tuple) else sorted(value, key=repr)
+        return type(value)(varied(item, rng) for item in items)
     if isinstance(value, dict):
-        kept = [key for key in value if rng.random() < 0.85]
-        return {key: varied(value[key], rng) for key in kept}
-    if isinstance(value, set):
-        return {varied(item, rng) for item in value}
+        return {key: varied(value[key], rng) for key in value if rng.random() < 0.85}
     return value
 
 
+def _varied_list(value: list, rng: Random) -> list:
+    "Varied elements in another order, some more or fewer of them."
+    more = rng.randint(0, 2) if value else 0
+    items = [varied(item, rng) for item in value + [rng.choice(value) for _ in range(more)]]
+    rng.shuffle(items)
+    return items[: rng.randint(0, len(items))] if rng.random() < 0.25 else items
+
+
 def _varied_text(value: str, rng: Random) -> str:
-    "A text from the same letters: numbers, clock times and keys keep their form."
+    "A text from the same letters; digits make place for digits."
     if re.search(r"\d", value):
         return re.sub(r"\d", lambda found: str(rng.randint(0, int(found[0]))), value)
     words = value.split(" ")
@@ -187,8 +190,8 @@ def _varied_text(value: str, rng: Random) -> str:
     words[place] = "".join(letters)
     return " ".join(words[: rng.randint(1, len(words))] if rng.random() < 0.3 else words)
 
-# %% ../nbs/00u_replies.ipynb #e9606ad5
-_PRELUDE = '''
+# %% ../nbs/00u_replies.ipynb #536dff6e
+_TRIED = '''
 from copy import deepcopy as _copy
 
 def _tried(function, arguments):
@@ -198,6 +201,8 @@ def _tried(function, arguments):
     except Exception as error:
         return ("raised", type(error).__name__)
 '''
+
+# %% ../nbs/00u_replies.ipynb #2a1d3ee5
 _OTHER_ORDER = '''
 _set = set
 
@@ -222,6 +227,14 @@ for _name in ("__and__", "__or__", "__sub__", "__xor__", "union", "intersection"
     setattr(set, _name, _again)
 '''
 
+# %% ../nbs/00u_replies.ipynb #499dfc86
+def with_sets_in_another_order(
+    program: str,
+) -> str:
+    "The same program, but what it iterates over in a set comes in another order."
+    tree = ast.fix_missing_locations(_Sets().visit(ast.parse(program)))
+    return f"{_OTHER_ORDER}\n{ast.unparse(tree)}\n"
+
 
 class _Sets(ast.NodeTransformer):
     "Set displays become calls of `set`, so that a class of that name makes all sets."
@@ -235,15 +248,7 @@ class _Sets(ast.NodeTransformer):
         listed = ast.ListComp(node.elt, node.generators)
         return ast.Call(ast.Name("set", ast.Load()), [listed], [])
 
-
-def with_sets_in_another_order(
-    program: str,
-) -> str:
-    "The same program, but what it iterates over in a set comes in another order."
-    tree = ast.fix_missing_locations(_Sets().visit(ast.parse(program)))
-    return f"{_OTHER_ORDER}\n{ast.unparse(tree)}\n"
-
-# %% ../nbs/00u_replies.ipynb #446fc94c
+# %% ../nbs/00u_replies.ipynb #23f30c90
 def results_of(
     replies: list[Reply],
     calls: list[list[tuple]],  # arguments of each reply's calls
@@ -255,7 +260,7 @@ def results_of(
     for reply, arguments in zip(replies, calls, strict=True):
         program = reply.program
         program = with_sets_in_another_order(program) if in_another_order else program
-        tasks.append((_PRELUDE + program, [f"_tried({reply.name}, {a!r})" for a in arguments]))
+        tasks.append((_TRIED + program, [f"_tried({reply.name}, {a!r})" for a in arguments]))
     outcomes = run_expressions(tasks, timeout_s=2.0, progress=progress)
     return [o.status if isinstance(o, Verdict) else [_plain(text) for text in o] for o in outcomes]
 
@@ -286,18 +291,16 @@ def prompt_of(
     quoted += '    """' if "\n" in docstring else '"""'
     return "\n\n\n".join(filter(None, [reply.imports, f"{reply.head}\n{quoted}\n"]))
 
-# %% ../nbs/00u_replies.ipynb #beefb40a
-def verified(
+# %% ../nbs/00u_replies.ipynb #ad92f56e
+def agreeing(
     reply: Reply,
-    wish: Wish,  # what was asked for
     calls: list[tuple],  # arguments: those of the examples, then drawn ones
     first: list | str,  # from `results_of`
     second: list | str,  # with sets in another order
-) -> Exercise:
-    "The exercise, with a hidden test of what the drawn calls gave. Raises `Dropped`."
+) -> list[tuple[tuple, object]]:
+    "The calls that have a plain result. Raises `Dropped` unless the program does what it says."
     if isinstance(first, str) or isinstance(second, str):
         raise Dropped(f"sandbox: {first if isinstance(first, str) else second}")
-    n = len(reply.examples)
     for (_, expected), (how, result) in zip(reply.examples, first, strict=False):
         if how == "raised":
             raise Dropped("raises on its own example")
@@ -305,16 +308,25 @@ def verified(
             raise Dropped("disagrees with its own example")
     if first != second:
         raise Dropped("depends on the order of a set, or differs from run to run")
-    found = [(c, r) for c, (how, r) in zip(calls, first, strict=True) if how == "plain"]
-    if all(r == c[0] for c, r in found if c):
+    return [(call, r) for call, (how, r) in zip(calls, first, strict=True) if how == "plain"]
+
+# %% ../nbs/00u_replies.ipynb #4a4e60cf
+def verified(
+    reply: Reply,
+    wish: Wish,  # what was asked for
+    found: list[tuple[tuple, object]],  # from `agreeing`
+) -> Exercise:
+    "The exercise, with a hidden test of what the drawn calls gave. Raises `Dropped`."
+    n = len(reply.examples)
+    if all(result == call[0] for call, result in found if call):
         raise Dropped("gives back its input")
-    tests = [pair for pair in found[n:] if len(repr(pair[0])) <= 100 and len(repr(pair[1])) <= 100]
     if len({repr(result) for _, result in found}) < 2:
         raise Dropped("result is always the same")
+    tests = [pair for pair in found[n:] if max(len(repr(pair[0])), len(repr(pair[1]))) <= 100]
     if len(tests) < 5:
         raise Dropped("too few inputs that work")
     lines = [assertion("candidate", *call) for call in _most_different(tests)[:8]]
-    form = shape(functions(reply.program)[0])
+    form = digest(list(shape(functions(reply.program)[0])))
     return Exercise(
         prompt=prompt_of(reply, found[:n], Random(f"prompt/{reply.program}")),
         solution=reply.body,
@@ -322,7 +334,7 @@ def verified(
         family=wish.family,
         composition=wish.concept,
         test="def check(candidate):\n" + "".join(f"    {line}\n" for line in lines),
-        split="heldout" if int(digest(list(form)), 16) % 5 == 0 else "train",
+        split="heldout" if int(form, 16) % 5 == 0 else "train",
     )
 
 
@@ -360,7 +372,7 @@ class Section:
 
         return _ANY_BLOCK.sub(put, self.text)
 
-# %% ../nbs/00u_replies.ipynb #a14cdd35
+# %% ../nbs/00u_replies.ipynb #b064686a
 def parse_section(
     text: str,  # the whole answer
     least_words: int = 80,  # of prose
@@ -369,33 +381,36 @@ def parse_section(
     text = text.strip() + "\n"
     if text.startswith("```markdown\n") and text.endswith("\n```\n"):
         text = text.removeprefix("```markdown\n").removesuffix("```\n").strip() + "\n"
+    prose = _ANY_BLOCK.sub("", text)
     if not re.match(r"#{1,4} \S", text):
         raise Dropped("no title")
-    if text.count("```") % 2 or "```" in _ANY_BLOCK.sub("", text):
+    if "```" in prose:
         raise Dropped("a fence that isn't closed")
     blocks = [(found[1], found[2]) for found in _ANY_BLOCK.finditer(text)]
     if any(kind not in ("python", "", "text", "output", "plaintext") for kind, _ in blocks):
         raise Dropped("a block of another language")
-    programs = [body for kind, body in blocks if kind == "python"]
-    if not programs:
+    if not any(kind == "python" for kind, _ in blocks):
         raise Dropped("no program")
-    prose = _ANY_BLOCK.sub("", text)
+    _worth_reading(prose, least_words)
+    shown = []
+    for (kind, _), follows in zip(blocks, [*blocks[1:], ("python", "")], strict=True):
+        if kind == "python":
+            shown.append(follows[1] if follows[0] != "python" else None)
+    programs = tuple(body for kind, body in blocks if kind == "python")
+    return Section(text, programs, tuple(shown))
+
+
+def _worth_reading(prose: str, least_words: int) -> None:
     words = prose.lower().split()
     if len(words) < least_words:
         raise Dropped("too little prose")
     grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if len(set(grams)) < 0.85 * len(grams):
         raise Dropped("repeats itself")
-    if not prose.isascii() and sum(not c.isascii() for c in prose) > 0.02 * len(prose):
+    if sum(not letter.isascii() for letter in prose) > 0.02 * len(prose):
         raise Dropped("another script")
-    shown = []
-    for place, (kind, _) in enumerate(blocks):
-        follows = blocks[place + 1] if place + 1 < len(blocks) else ("python", "")
-        if kind == "python":
-            shown.append(follows[1] if follows[0] != "python" else None)
-    return Section(text, tuple(programs), tuple(shown))
 
-# %% ../nbs/00u_replies.ipynb #5ba34261
+# %% ../nbs/00u_replies.ipynb #944d6adc
 _CAPTURE = '''
 import contextlib as _contextlib, io as _io
 _printed, _space = [], {{"__name__": "__main__"}}
@@ -415,7 +430,7 @@ def outputs_of(
     found = run_expressions(tasks, timeout_s=3.0, progress=progress)
     return [o if isinstance(o, Verdict) else ast.literal_eval(o[0]) for o in found]
 
-# %% ../nbs/00u_replies.ipynb #efbcd1ab
+# %% ../nbs/00u_replies.ipynb #21432150
 def shown_right(
     section: Section,
     outputs: list[str],  # what its programs print
@@ -429,7 +444,7 @@ def shown_right(
             return False
     return True
 
-# %% ../nbs/00u_replies.ipynb #e13a2fbd
+
 def _printed(claim: str, lines: list[str]) -> bool:
     "Whether a comment behind a `print` is one of the lines, or no output at all but a remark."
     said = re.sub(r"^(output|prints|=>|->)[: ]*", "", claim, flags=re.I)
