@@ -238,7 +238,7 @@ robust programs: exceptions and try; checking arguments; empty lists as a specia
 objects: a first class; methods and attributes; a class for a bank of points; printing an object
 """)
 
-# %% ../nbs/00t_instructions.ipynb #686519f0
+# %% ../nbs/00t_instructions.ipynb #22eafd1f
 AUDIENCES = (
     "pupils who know no programming",
     "people who use spreadsheets",
@@ -255,21 +255,52 @@ AUDIENCES = (
 )
 STYLES = (
     "begin with a question",
-    "begin with a picture from daily life",
+    "begin with a scene from daily life",
     "name one common mistake and how to see it",
     "explain each line of the program",
     "compare two ways of doing it",
     "end with an exercise and its solution",
-    "write as a talk between a teacher and a learner",
+    "begin with what goes wrong without it",
     "first the example, then the rule",
 )
 
-# %% ../nbs/00t_instructions.ipynb #10a2e805
+# %% ../nbs/00t_instructions.ipynb #235afb0c
 TEXTBOOK_INSTRUCTIONS = """
-You write sections of a Python textbook. A section has a Markdown title, clear prose in short
-paragraphs, and one or two short programs in ```python blocks that run as they stand and end in
-print calls. Do not show the output of a program; describe it in words. Write about 200 words.
-""".strip().replace("\n", " ")
+You write sections of a Python textbook. A section has a title, short paragraphs of clear and true
+prose, and two short programs in ```python blocks. Programs run as they stand, use the standard
+library only and print what they find. Don't show what a program prints. Write 150 to 250 words.
+
+Topic: negative indexes. Readers: librarians. Style: name one common mistake and how to see it.
+
+# Counting from the end
+
+A shelf can be read from the left or from the right, and so can a list. The index `0` is the first
+element. The index `-1` is the last one and `-2` the one before it. You need not know how long the
+list is.
+
+```python
+shelf = ["atlas", "novel", "poems"]
+print(shelf[-1])
+print(shelf[-2])
+```
+
+The first call prints the last book, the second call the book to its left.
+
+A common mistake is to write `shelf[len(shelf)]` for the last book. There is no such place: three
+books have the indexes 0, 1 and 2. Python says so with an `IndexError`, whose last line tells that
+the list index is out of range.
+
+The idea works for text as well, because a text is a row of letters.
+
+```python
+def last_letter(word):
+    return word[-1]
+
+print(last_letter("atlas"))
+```
+
+Use a negative index whenever the end of a row matters more than its beginning.
+""".strip()
 
 # %% ../nbs/00t_instructions.ipynb #cd53e733
 def textbook_wish(

@@ -156,7 +156,7 @@ KINDS = {
     "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 700), textbooks_from),
 }
 
-# %% ../nbs/00x_recorded.ipynb #37f7ff80
+# %% ../nbs/00x_recorded.ipynb #5fbfff39
 def record(
     kind: str,  # one of `KINDS`
     client: Client,  # whose cache keeps all answers
@@ -168,7 +168,7 @@ def record(
 
     The last is empty if all was asked. Run again, it goes on where it stopped."""
     how, trouble = KINDS[kind], ""
-    wishes = [how.wish(number) for number in range(n)]
+    wishes = _distinct([how.wish(number) for number in range(n)])
     try:
         client.ask([list(wish.messages) for wish in wishes], how.sampling, progress=progress)
     except (BudgetSpent, EndpointError) as error:
@@ -182,6 +182,10 @@ def record(
     gate = gate or Gate(benchmark_problems())
     found, drops = how.prove(answers, asked, gate, progress)
     return found, drops, trouble
+
+
+def _distinct(wishes: list[Wish]) -> list[Wish]:
+    return list({wish.messages[-1]["content"]: wish for wish in reversed(wishes)}.values())[::-1]
 
 # %% ../nbs/00x_recorded.ipynb #b4ca5610
 def acceptance(

@@ -90,7 +90,7 @@ def _allowed(tree: ast.Module, function: ast.FunctionDef) -> None:
     if not any(isinstance(node, ast.Return) and node.value for node in ast.walk(function)):
         raise Dropped("returns nothing")
 
-# %% ../nbs/00u_replies.ipynb #e6cc24fa
+# %% ../nbs/00u_replies.ipynb #c1563192
 def parse_exercise(
     text: str,  # the whole answer
 ) -> Reply:
@@ -116,10 +116,9 @@ def parse_exercise(
         raise Dropped("no assert")
     function, lines = defined[0], found[0].splitlines()
     body = lines[function.body[0].end_lineno : function.end_lineno]
-    head = lines[function.lineno - 1 : function.body[0].lineno - 1]
     return Reply(
         imports="\n".join(map(ast.unparse, imports)),
-        head="\n".join(head),
+        head="\n".join(lines[function.lineno - 1 : function.body[0].lineno - 1]),
         name=function.name,
         docstring=ast.get_docstring(function),
         body="\n".join(body).rstrip() + "\n",
@@ -143,7 +142,30 @@ def same(
         return known and all(same(result[key], expected[key]) for key in result)
     return result == expected
 
-# %% ../nbs/00u_replies.ipynb #f3652c35
+# %% ../nbs/00u_replies.ipynb #2476f2ba
+def _varied_list(value: list, rng: Random) -> list:
+    "Varied elements in another order, some more or fewer of them."
+    more = rng.randint(0, 2) if value else 0
+    items = [varied(item, rng) for item in value + [rng.choice(value) for _ in range(more)]]
+    rng.shuffle(items)
+    return items[: rng.randint(0, len(items))] if rng.random() < 0.25 else items
+
+
+def _varied_text(value: str, rng: Random) -> str:
+    "A text from the same letters; digits make place for digits."
+    if re.search(r"\d", value):
+        return re.sub(r"\d", lambda found: str(rng.randint(0, int(found[0]))), value)
+    words = value.split(" ")
+    rng.shuffle(words)
+    place = rng.randrange(len(words))
+    letters = list(words[place])
+    if rng.random() < 0.6 and letters:
+        letters.insert(rng.randrange(len(letters)), rng.choice(letters))
+        rng.shuffle(letters)
+    words[place] = "".join(letters)
+    return " ".join(words[: rng.randint(1, len(words))] if rng.random() < 0.3 else words)
+
+# %% ../nbs/00u_replies.ipynb #7924ddcd
 def varied(
     value: object,  # plain data
     rng: Random,
@@ -167,31 +189,8 @@ def varied(
         return {key: varied(value[key], rng) for key in value if rng.random() < 0.85}
     return value
 
-
-def _varied_list(value: list, rng: Random) -> list:
-    "Varied elements in another order, some more or fewer of them."
-    more = rng.randint(0, 2) if value else 0
-    items = [varied(item, rng) for item in value + [rng.choice(value) for _ in range(more)]]
-    rng.shuffle(items)
-    return items[: rng.randint(0, len(items))] if rng.random() < 0.25 else items
-
-
-def _varied_text(value: str, rng: Random) -> str:
-    "A text from the same letters; digits make place for digits."
-    if re.search(r"\d", value):
-        return re.sub(r"\d", lambda found: str(rng.randint(0, int(found[0]))), value)
-    words = value.split(" ")
-    rng.shuffle(words)
-    place = rng.randrange(len(words))
-    letters = list(words[place])
-    if rng.random() < 0.6 and letters:
-        letters.insert(rng.randrange(len(letters)), rng.choice(letters))
-        rng.shuffle(letters)
-    words[place] = "".join(letters)
-    return " ".join(words[: rng.randint(1, len(words))] if rng.random() < 0.3 else words)
-
-# %% ../nbs/00u_replies.ipynb #536dff6e
-_TRIED = '''
+# %% ../nbs/00u_replies.ipynb #885a5d49
+_TRIED = """
 from copy import deepcopy as _copy
 
 def _tried(function, arguments):
@@ -200,10 +199,10 @@ def _tried(function, arguments):
         return ("plain", result) if repr(result) == repr(_copy(result)) else ("other", "")
     except Exception as error:
         return ("raised", type(error).__name__)
-'''
+"""
 
-# %% ../nbs/00u_replies.ipynb #2a1d3ee5
-_OTHER_ORDER = '''
+# %% ../nbs/00u_replies.ipynb #cec28e49
+_OTHER_ORDER = """
 _set = set
 
 class set(_set):
@@ -225,7 +224,7 @@ for _name in ("__and__", "__or__", "__sub__", "__xor__", "union", "intersection"
         found = _how(self, *others)
         return found if found is NotImplemented else set(found)
     setattr(set, _name, _again)
-'''
+"""
 
 # %% ../nbs/00u_replies.ipynb #499dfc86
 def with_sets_in_another_order(
@@ -248,14 +247,14 @@ class _Sets(ast.NodeTransformer):
         listed = ast.ListComp(node.elt, node.generators)
         return ast.Call(ast.Name("set", ast.Load()), [listed], [])
 
-# %% ../nbs/00u_replies.ipynb #23f30c90
+# %% ../nbs/00u_replies.ipynb #270975b9
 def results_of(
     replies: list[Reply],
     calls: list[list[tuple]],  # arguments of each reply's calls
     in_another_order: bool = False,  # with sets in another order
     progress: bool = False,
 ) -> list[list[tuple[str, object]] | str]:
-    "For each call `(\"plain\", result)`, or another word and why; or a status of the sandbox."
+    'For each call `("plain", result)`, or another word and why; or a status of the sandbox.'
     tasks = []
     for reply, arguments in zip(replies, calls, strict=True):
         program = reply.program
@@ -410,15 +409,15 @@ def _worth_reading(prose: str, least_words: int) -> None:
     if sum(not letter.isascii() for letter in prose) > 0.02 * len(prose):
         raise Dropped("another script")
 
-# %% ../nbs/00u_replies.ipynb #944d6adc
-_CAPTURE = '''
+# %% ../nbs/00u_replies.ipynb #19343d6f
+_CAPTURE = """
 import contextlib as _contextlib, io as _io
 _printed, _space = [], {{"__name__": "__main__"}}
 for _code in {programs!r}:
     with _contextlib.redirect_stdout(_io.StringIO()) as _out:
         exec(compile(_code, "<section>", "exec"), _space)
     _printed.append(_out.getvalue())
-'''
+"""
 
 
 def outputs_of(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['candidate', 'candidates', 'check_program', 'proven', 'fingerprint', 'exercises_of', 'collect', 'blocks_of', 'fair',
-           'near_duplicates', 'diversity', 'mutants_killed', 'as_row', 'textbooks', 'synthesis', 'main']
+           'near_duplicates', 'diversity', 'mutants_killed', 'as_row', 'textbooks', 'synthesis', 'main',
+           'recorded_exercises', 'recorded_textbooks']
 
 # %% ../nbs/01b_synthesis.ipynb #a57dd4d5
 import ast
@@ -27,10 +28,14 @@ from tqdm import tqdm
 from .config import get_scale
 from .core import artifact, write_atomic
 from .pipelines import COURSES, draft, draw_in_course
+from .recorded import recorded_exercises, recorded_textbooks
 from .routines import routine_draft
 from .sandbox import run_programs
 from .teacher import Dropped, Exercise, finished, mutants
 from .textbooks import section_program, textbook_section
+
+# %% ../nbs/01b_synthesis.ipynb #5e1f03ab
+_all_ = ["recorded_exercises", "recorded_textbooks"]  # a language model's, from `00x_recorded`
 
 # %% ../nbs/01b_synthesis.ipynb #fab2500b
 def candidate(
