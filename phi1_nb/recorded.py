@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'first_of_each', 'clean', 'exercises_from', 'textbooks_from', 'Kind', 'record', 'acceptance', 'write_rows',
            'recorded_exercises', 'recorded_textbooks', 'main']
 
-# %% ../nbs/00x_recorded.ipynb #472f77f2
+# %% ../nbs/00x_recorded.ipynb #17a3d5f1
 import gzip
 import json
 import re
@@ -25,6 +25,7 @@ from .core import write_atomic
 from .instructions import Wish, exercise_wish, textbook_wish
 from .llm import BudgetSpent, Client, EndpointError, Limits, Sampling, request_of
 from phi1_nb.replies import (
+    Reply,
     agreeing,
     outputs_of,
     parse_exercise,
@@ -75,10 +76,23 @@ def clean(
             kept.append(found[place])
     return kept
 
-# %% ../nbs/00x_recorded.ipynb #88605d16
+# %% ../nbs/00x_recorded.ipynb #e0a54b9c
 _DRAWN = 24  # calls beside the examples
 
 
+def _whole(text: str | None) -> str:
+    if text is None:
+        raise Dropped("cut or failed")
+    return text
+
+
+def _calls(reply: Reply) -> list[tuple]:
+    "The arguments of the examples, then drawn ones."
+    rng, known = Random(f"calls/{reply.program}"), [call for call, _ in reply.examples]
+    drawn = [varied(rng.choice(known), rng) for _ in range(_DRAWN)]
+    return known + list({repr(call): call for call in drawn if call not in known}.values())
+
+# %% ../nbs/00x_recorded.ipynb #bc31e8e0
 def exercises_from(
     answers: list[str | None],  # `None` for one that was cut
     wishes: list[Wish],  # what each was asked for
@@ -92,12 +106,8 @@ def exercises_from(
             parsed.append((parse_exercise(_whole(text)), wish))
         except Dropped as reason:
             drops[str(reason)] += 1
-    replies, calls = [reply for reply, _ in parsed], []
-    for reply in replies:
-        rng, known = Random(f"calls/{reply.program}"), [c for c, _ in reply.examples]
-        drawn = [varied(rng.choice(known), rng) for _ in range(_DRAWN)]
-        new = {repr(c): c for c in drawn if c not in known}
-        calls.append(known + list(new.values()))
+    replies = [reply for reply, _ in parsed]
+    calls = [_calls(reply) for reply in replies]
     first = results_of(replies, calls, progress=progress)
     second = results_of(replies, calls, in_another_order=True, progress=progress)
     proven = []
@@ -107,12 +117,6 @@ def exercises_from(
         except Dropped as reason:
             drops[str(reason)] += 1
     return clean(proven, [exercise.text for exercise in proven], gate, drops), drops
-
-
-def _whole(text: str | None) -> str:
-    if text is None:
-        raise Dropped("cut or failed")
-    return text
 
 # %% ../nbs/00x_recorded.ipynb #6f377be5
 def textbooks_from(
@@ -198,13 +202,7 @@ def acceptance(
     rows = [(outcome, n, round(n / max(1, total), 4)) for outcome, n in counts.items()]
     return pd.DataFrame(rows, columns=["outcome", "answers", "share"])
 
-# %% ../nbs/00x_recorded.ipynb #7c5d2993
-def _rows(found: list) -> list[dict]:
-    "What a file holds: an exercise without its examples, a section as it is."
-    rows = [item if isinstance(item, dict) else asdict(item) for item in found]
-    return [{name: value for name, value in row.items() if name != "examples"} for row in rows]
-
-
+# %% ../nbs/00x_recorded.ipynb #410a2804
 def write_rows(
     path: Path,  # ends in .jsonl.gz
     found: list,  # exercises or sections
@@ -213,15 +211,21 @@ def write_rows(
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found))
     return write_atomic(path, gzip.compress(lines.encode(), mtime=0))
 
-# %% ../nbs/00x_recorded.ipynb #7e87c938
-def _shipped(name: str) -> list[dict]:
-    data = files("phi1_nb").joinpath("data", name).read_bytes()
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
+def _rows(found: list) -> list[dict]:
+    "What a file holds: an exercise without its examples, a section as it is."
+    rows = [item if isinstance(item, dict) else asdict(item) for item in found]
+    return [{name: value for name, value in row.items() if name != "examples"} for row in rows]
 
+# %% ../nbs/00x_recorded.ipynb #5d9b6754
 def recorded_exercises() -> list[dict]:
     "The exercises that come with the package: fields as in `exercises.jsonl` of 01b_synthesis."
     return _shipped("lm_exercises.jsonl.gz")
+
+
+def _shipped(name: str) -> list[dict]:
+    data = files("phi1_nb").joinpath("data", name).read_bytes()
+    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
 # %% ../nbs/00x_recorded.ipynb #ccf4bf69
 def recorded_textbooks() -> list[dict]:
