@@ -266,40 +266,26 @@ STYLES = (
 
 # %% ../nbs/00t_instructions.ipynb #235afb0c
 TEXTBOOK_INSTRUCTIONS = """
-You write sections of a Python textbook. A section has a title, short paragraphs of clear and true
-prose, and two short programs in ```python blocks. Programs run as they stand, use the standard
-library only and print what they find. Don't show what a program prints. Write 150 to 250 words.
+You write sections of a Python textbook for people who read carefully. Write 150 to 250 words of
+clear and true prose in short paragraphs, and two short programs. Programs use the standard library
+only, run as they stand and print what they find. Don't show what a program prints. Every section
+has this form:
 
-Topic: negative indexes. Readers: librarians. Style: name one common mistake and how to see it.
+# Title
 
-# Counting from the end
-
-A shelf can be read from the left or from the right, and so can a list. The index `0` is the first
-element. The index `-1` is the last one and `-2` the one before it. You need not know how long the
-list is.
+A paragraph on the topic, for these readers.
 
 ```python
-shelf = ["atlas", "novel", "poems"]
-print(shelf[-1])
-print(shelf[-2])
+a program of 3 to 8 lines that ends in print
 ```
 
-The first call prints the last book, the second call the book to its left.
-
-A common mistake is to write `shelf[len(shelf)]` for the last book. There is no such place: three
-books have the indexes 0, 1 and 2. Python says so with an `IndexError`, whose last line tells that
-the list index is out of range.
-
-The idea works for text as well, because a text is a row of letters.
+A paragraph that explains the program, and one on the style's wish.
 
 ```python
-def last_letter(word):
-    return word[-1]
-
-print(last_letter("atlas"))
+a second program that ends in print
 ```
 
-Use a negative index whenever the end of a row matters more than its beginning.
+A last sentence.
 """.strip()
 
 # %% ../nbs/00t_instructions.ipynb #cd53e733
@@ -310,7 +296,7 @@ def textbook_wish(
     topics = [topic for found in TOPICS.values() for topic in found]
     rng = Random(f"textbook/{number}")
     topic, audience = topics[number * 29 % len(topics)], rng.choice(AUDIENCES)
-    asked = f"Topic: {topic}. Readers: {audience}. Style: {rng.choice(STYLES)}."
+    asked = f"Topic: {topic}. Readers: {audience}. Style: {rng.choice(STYLES)}. Begin with # Title."
     messages = (
         {"role": "system", "content": TEXTBOOK_INSTRUCTIONS},
         {"role": "user", "content": asked},

@@ -20,9 +20,15 @@ from random import Random
 import pandas as pd
 from fastcore.script import call_parse
 
-from .contamination import Gate, benchmark_problems
+from .contamination import Gate, Problem, benchmark_problems
 from .core import write_atomic
-from .instructions import Wish, exercise_wish, textbook_wish
+from phi1_nb.instructions import (
+    EXERCISE_INSTRUCTIONS,
+    TEXTBOOK_INSTRUCTIONS,
+    Wish,
+    exercise_wish,
+    textbook_wish,
+)
 from .llm import BudgetSpent, Client, EndpointError, Limits, Sampling, request_of
 from phi1_nb.replies import (
     Reply,
@@ -64,13 +70,16 @@ def clean(
     gate: Gate,  # the benchmarks to keep out
     drops: Counter,  # reasons are added here
 ) -> list:
-    "Those that are nobody's near-duplicate and no benchmark's problem, in order."
+    "Those that are nobody's near-duplicate, no benchmark's problem and no copy, in order."
     distinct = first_of_each(texts)
     drops["near-duplicate"] += len(texts) - len(distinct)
-    kept = []
+    told = (EXERCISE_INSTRUCTIONS, TEXTBOOK_INSTRUCTIONS)
+    examples, kept = Gate([Problem("prompt", text, "") for text in told]), []
     for place in distinct:
         verdict = gate.check(texts[place])
-        if verdict.reason:
+        if examples.check(texts[place]).reason:
+            drops["copies its prompt"] += 1
+        elif verdict.reason:
             drops[f"contaminated: {verdict.reason}"] += 1
         else:
             kept.append(found[place])
@@ -132,10 +141,14 @@ def textbooks_from(
             parsed.append((parse_section(_whole(text)), wish))
         except Dropped as reason:
             drops[str(reason)] += 1
-    found = outputs_of([section for section, _ in parsed], progress)
-    for (section, wish), outputs in zip(parsed, found, strict=True):
+    sections = [section for section, _ in parsed]
+    found = outputs_of(sections, progress=progress)
+    again = outputs_of(sections, in_another_order=True, progress=progress)
+    for (section, wish), outputs, others in zip(parsed, found, again, strict=True):
         if isinstance(outputs, Verdict):
             drops[f"sandbox: {outputs.status}"] += 1
+        elif outputs != others:
+            drops["depends on the order of a set, or differs from run to run"] += 1
         elif not shown_right(section, outputs):
             drops["shows another output"] += 1
         elif not "".join(outputs).strip() or max(map(len, outputs)) > 1000:

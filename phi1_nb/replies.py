@@ -231,8 +231,14 @@ def with_sets_in_another_order(
     program: str,
 ) -> str:
     "The same program, but what it iterates over in a set comes in another order."
-    tree = ast.fix_missing_locations(_Sets().visit(ast.parse(program)))
-    return f"{_OTHER_ORDER}\n{ast.unparse(tree)}\n"
+    return f"{_OTHER_ORDER}\n{_turned(program)}\n"
+
+
+def _turned(program: str) -> str:
+    try:
+        return ast.unparse(ast.fix_missing_locations(_Sets().visit(ast.parse(program))))
+    except SyntaxError:
+        return program  # it will fail when it runs
 
 
 class _Sets(ast.NodeTransformer):
@@ -413,6 +419,7 @@ def _worth_reading(prose: str, least_words: int) -> None:
 _CAPTURE = """
 import contextlib as _contextlib, io as _io
 _printed, _space = [], {{"__name__": "__main__"}}
+exec({before!r}, _space)
 for _code in {programs!r}:
     with _contextlib.redirect_stdout(_io.StringIO()) as _out:
         exec(compile(_code, "<section>", "exec"), _space)
@@ -422,10 +429,15 @@ for _code in {programs!r}:
 
 def outputs_of(
     sections: list[Section],
+    in_another_order: bool = False,  # with sets in another order
     progress: bool = False,
 ) -> list[list[str] | Verdict]:
     "What each program of each section prints, one after the other; or how the sandbox ended it."
-    tasks = [(_CAPTURE.format(programs=list(s.programs)), ["_printed"]) for s in sections]
+    tasks = []
+    for section in sections:
+        programs = [_turned(p) if in_another_order else p for p in section.programs]
+        before = _OTHER_ORDER if in_another_order else ""
+        tasks.append((_CAPTURE.format(programs=programs, before=before), ["_printed"]))
     found = run_expressions(tasks, timeout_s=3.0, progress=progress)
     return [o if isinstance(o, Verdict) else ast.literal_eval(o[0]) for o in found]
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -34,13 +35,13 @@ def outcome(text):
 
 
 BODIES = {
-    "while True:\n        laps = laps + laps\n    return 2": "sandbox: memory",
+    "return len([0] * 10**12)": "raises on its own example",
     "while True:\n        pass\n    return 2": "sandbox: timeout",
     "return 2": "result is always the same",
     "return sum(1 for lap in laps if lap > limit) + undefined": "raises on its own example",
     "import os\n    return len(os.listdir())": "imports something else",
     "return open('/etc/passwd').read()": "reads, prints or draws",
-    "return 2.0 if limit else 3": "disagrees with its own example",
+    "return '2' * limit": "disagrees with its own example",
     "return laps.__class__.__base__.__subclasses__()": "disagrees with its own example",
 }
 
@@ -142,7 +143,7 @@ def test_the_command_records_proves_and_goes_on(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    command = [sys.executable, "-c", "from phi1_nb.recorded import main; main()"]
+    command = [str(Path(sys.executable).with_name("phi1_record"))]
     command += ["--base_url", url, "--model", "m", "--out", str(tmp_path / "out")]
     for n in (3, 5):
         subprocess.run([*command, "--n", str(n)], check=True, capture_output=True)
