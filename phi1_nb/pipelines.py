@@ -1071,8 +1071,8 @@ class Course:
         LAYOUTS.items()
     )  # weights of the docstring's forms
     routine_share: float = 0.3  # of exercises that are no pipelines
-    family_share: float = 0.0  # of exercises that are drawn from the families of 00q_families
-    wide: bool = False  # many nouns, and docstrings in the voices of 00r_voices
+    family_share: float = 0.0  # of exercises that are drawn from the families of 00l_families
+    wide: bool = False  # many nouns, and docstrings in the voices of 00m_voices
 
 # %% ../nbs/00i_pipelines.ipynb #bb3f7b50
 COURSES = {

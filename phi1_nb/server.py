@@ -6,16 +6,16 @@
 __all__ = ['Remembered', 'post']
 
 # %% ../nbs/06c_server.ipynb #49a4007f
-import hashlib
 import http.client
 import json
-import random
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+from .llm import key_of, pause, seconds_asked
 
 # %% ../nbs/06c_server.ipynb #11432ed3
 class Remembered:
@@ -32,7 +32,7 @@ class Remembered:
 
     def ask(self, request: dict, send: Callable[[dict], dict]) -> dict:
         "The answer to `request`, from the file or from `send`."
-        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        key = key_of(request)
         if key not in self.known:
             self.known[key] = answer = send(request)
             if self.path:
@@ -53,7 +53,7 @@ def post(
     headers = {"Content-Type": "application/json"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
     for attempt in range(tries):
-        wait = random.uniform(0.5, 1) * 2**attempt
+        wait = None
         request = urllib.request.Request(url, json.dumps(content).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=600) as response:
@@ -62,10 +62,9 @@ def post(
             problem = f"{error.code}: {error.read(300).decode(errors='replace')}"
             if error.code != 429 and error.code < 500:
                 raise ValueError(f"{url} refuses with {problem}") from error
-            asked = error.headers.get("Retry-After", "")
-            wait = min(float(asked), 300) if asked.replace(".", "", 1).isdigit() else wait
+            wait = seconds_asked(error.headers.get("Retry-After"))
         except (OSError, ValueError, http.client.HTTPException) as error:
             problem = f"{type(error).__name__}: {error}"
         if attempt + 1 < tries:
-            time.sleep(wait)
+            time.sleep(pause(attempt, wait))
     raise ValueError(f"{url} gave no answer in {tries} tries; the last time {problem}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['candidate', 'candidates', 'check_program', 'proven', 'exercises_of', 'collect', 'blocks_of', 'fair', 'mutants_killed',
-           'as_row', 'textbooks', 'synthesis', 'main']
+           'as_row', 'textbooks', 'synthesis', 'main', 'recorded_exercises', 'recorded_textbooks']
 
 # %% ../nbs/01b_synthesis.ipynb #a57dd4d5
 import json
@@ -28,12 +28,16 @@ from .core import artifact, write_atomic
 from .diversity import Recent, diversity, fingerprint
 from .families import family_draft, load_families
 from .pipelines import COURSES, draft, draw_in_course
+from .recorded import recorded_exercises, recorded_textbooks
 from .routines import routine_draft
 from .sandbox import run_programs
 from .subjects import whole_section
 from .teacher import Dropped, Exercise, finished, mutants
 from .textbooks import section_program, textbook_section
 from .voices import prompts
+
+# %% ../nbs/01b_synthesis.ipynb #5e1f03ab
+_all_ = ["recorded_exercises", "recorded_textbooks"]  # a language model's, from `00s_recorded`
 
 # %% ../nbs/01b_synthesis.ipynb #fab2500b
 def candidate(

@@ -293,7 +293,7 @@ def finished(
     draft: Draft,  # what a family handed over
     rng: Random,  # decides inputs, layout and examples
     layouts: dict[str, int] = LAYOUTS,  # weights of the docstring's forms
-    voice: Callable | None = None,  # writes the prompts instead: `prompts` of 00r_voices
+    voice: Callable | None = None,  # writes the prompts instead: `prompts` of 00m_voices
 ) -> Exercise:
     "The exercise, its examples and tests computed by running it. Raises `Dropped` with the reason."
     found = calls_and_results(draft, rng)
