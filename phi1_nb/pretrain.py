@@ -31,7 +31,7 @@ def settings_table(
     for column, name in names.items():
         columns[column]["tokens"] = get_scale(name).tokens(getattr(get_scale(name), part))
     table = pd.DataFrame(columns, dtype=object).rename_axis(part)
-    return table.map(lambda value: value if isinstance(value, str) else f"{value:,}")
+    return table.map(lambda value: f"{value:,}" if isinstance(value, int | float) else str(value))
 
 # %% ../nbs/04_pretrain.ipynb #2becfb89
 def pretraining_runs(

@@ -226,9 +226,10 @@ def write_rows(
 
 
 def _rows(found: list) -> list[dict]:
-    "What a file holds: an exercise without its examples, a section as it is."
+    "What a file holds: an exercise without its examples and wordings, a section as it is."
+    left_out = ("examples", "variants")
     rows = [item if isinstance(item, dict) else asdict(item) for item in found]
-    return [{name: value for name, value in row.items() if name != "examples"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
 
 # %% ../nbs/00s_recorded.ipynb #5d9b6754
 def recorded_exercises() -> list[dict]:
