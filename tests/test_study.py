@@ -109,8 +109,8 @@ def test_phi1_pretrain_killed_twice_ends_with_the_weights_of_an_unbroken_run(hom
 
     def begin() -> subprocess.Popen:
         environment = {**os.environ, "PHI1_HOME": str(tmp_path), "PYTHONPATH": str(SCRIPT.parent)}
-        code = "import tiny_study; from phi1_nb.pretrain import main; main()"
-        command = [sys.executable, "-c", code, "--scale", "tiny"]
+        code = "import tiny_study; from phi1_nb.pretrain import main; main('tiny')"
+        command = [sys.executable, "-c", code]
         log = open(tmp_path / "log.txt", "a")
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
@@ -121,11 +121,14 @@ def test_phi1_pretrain_killed_twice_ends_with_the_weights_of_an_unbroken_run(hom
         process.wait()
 
     process, deadline = begin(), time.time() + 100
-    while not list(runs.glob(".04_pretrain-*/*/checkpoints/step-000003")):
-        assert process.poll() is None and time.time() < deadline, (tmp_path / "log.txt").read_text()
-        time.sleep(0.02)
-    time.sleep(chance.uniform(0, 0.5))
-    kill(process)
+    try:
+        while not list(runs.glob(".04_pretrain-*/*/checkpoints/step-000003")):
+            log = (tmp_path / "log.txt").read_text()
+            assert process.poll() is None and time.time() < deadline, log
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+    finally:
+        kill(process)
     assert not (runs / "04_pretrain").exists(), "it was killed before its end"
     process = begin()
     time.sleep(chance.uniform(4, 8))
