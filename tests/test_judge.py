@@ -612,6 +612,10 @@ PROGRAMS = {
     "future statement": ("    from __future__ import braces\n", {"syntax"}),
     "a constant of 4,000 digits": ("    return " + "9" * 4000 + "\n", {"failed"}),
     "a constant of 10,000 digits": ("    return " + "9" * 10_000 + "\n", {"syntax"}),
+    "large constant expression": (
+        "    return 'a' * 10**9 * 0 or 0\n",
+        {"failed", "memory", "timeout"},
+    ),
     "code object by hand": (
         "    def f(): pass\n    f.__code__ = f.__code__.replace(co_code=b'\\x64\\xff' * 50, co_consts=())\n    return f()\n",
         {"crash", "failed", "error", "not-plain", "timeout", "memory", "exited"},
