@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -119,8 +120,10 @@ def monitor_writer(
     own = {"output_path": str(place), "job_name": folder.name}
     if name == "wandb":
         own = {"project": "phi1_nb", "group": folder.name}
-        _start_wandb(place, own)
-    return MonitorMaster(DeepSpeedMonitorConfig(**{name: {"enabled": True} | own}))
+    with patch.dict(os.environ, {"WANDB_DIR": str(place)}):
+        if name == "wandb":
+            _start_wandb(place, own)
+        return MonitorMaster(DeepSpeedMonitorConfig(**{name: {"enabled": True} | own}))
 
 
 def _start_wandb(place: Path, own: dict[str, str]) -> None:
@@ -130,7 +133,7 @@ def _start_wandb(place: Path, own: dict[str, str]) -> None:
     path = place / "wandb_id"
     if not path.is_file():
         write_atomic(path, uuid.uuid4().hex[:12])
-    wandb.init(dir=str(place), id=path.read_text(), resume="allow", **own)
+    wandb.init(id=path.read_text(), resume="allow", **own)
 
 # %% ../nbs/03l_logs.ipynb #fa0e03b6
 def _open(folder: Path, run: Run, start: int) -> dict[str, Log]:

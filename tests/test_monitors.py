@@ -42,6 +42,7 @@ def test_wandb_offline_keeps_all_numbers_in_the_runs_folder(run, tmp_path, monke
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
     folder, losses, names = watched(run, "wandb", tmp_path / "run"), {}, set()
     for path in sorted((folder / "monitor" / "wandb").glob("offline-run-*/*.wandb")):
         for content in records(path):
@@ -54,6 +55,7 @@ def test_wandb_offline_keeps_all_numbers_in_the_runs_folder(run, tmp_path, monke
             if "train/loss" in row:
                 losses[int(row["_step"])] = float(row["train/loss"])
     assert names == {("phi1_nb", "run", (folder / "monitor" / "wandb_id").read_text())}
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
     log = pd.read_csv(folder / "metrics.csv")
     assert list(losses) == log.step.tolist() == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(list(losses.values()), log.loss, rtol=1e-5)
