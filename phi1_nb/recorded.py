@@ -89,10 +89,17 @@ def clean(
 _DRAWN = 24  # calls beside the examples
 
 
-def _whole(text: str | None) -> str:
-    if text is None:
-        raise Dropped("cut or failed")
-    return text
+def _parsed(parse: Callable, answers: list, wishes: list[Wish], drops: Counter) -> list[tuple]:
+    "What was read of each answer, with its wish; what can't be read is counted in `drops`."
+    found = []
+    for text, wish in zip(answers, wishes, strict=True):
+        try:
+            if text is None:
+                raise Dropped("cut or failed")
+            found.append((parse(text), wish))
+        except Dropped as reason:
+            drops[str(reason)] += 1
+    return found
 
 
 def _calls(reply: Reply) -> list[tuple]:
@@ -109,12 +116,8 @@ def exercises_from(
     progress: bool = False,
 ) -> tuple[list[Exercise], Counter]:
     "The exercises that were proven, in order, and the reasons of all other answers."
-    drops, parsed = Counter(), []
-    for text, wish in zip(answers, wishes, strict=True):
-        try:
-            parsed.append((parse_exercise(_whole(text)), wish))
-        except Dropped as reason:
-            drops[str(reason)] += 1
+    drops = Counter()
+    parsed = _parsed(parse_exercise, answers, wishes, drops)
     replies = [reply for reply, _ in parsed]
     calls = [_calls(reply) for reply in replies]
     first = results_of(replies, calls, progress=progress)
@@ -135,12 +138,8 @@ def textbooks_from(
     progress: bool = False,
 ) -> tuple[list[dict[str, str]], Counter]:
     "The sections whose programs run and print what is shown, in order, and reasons for the others."
-    drops, parsed, kept = Counter(), [], []
-    for text, wish in zip(answers, wishes, strict=True):
-        try:
-            parsed.append((parse_section(_whole(text)), wish))
-        except Dropped as reason:
-            drops[str(reason)] += 1
+    drops, kept = Counter(), []
+    parsed = _parsed(parse_section, answers, wishes, drops)
     sections = [section for section, _ in parsed]
     found = outputs_of(sections, progress=progress)
     again = outputs_of(sections, in_another_order=True, progress=progress)
