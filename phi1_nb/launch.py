@@ -209,7 +209,7 @@ def launch_runs(
     folders = [write_run(out / name, run) for name, run in runs.items()]
     waiting = [folder for folder in folders if not (folder / "summary.json").is_file()]
     side_by_side = n_ranks == 1 and not torch.cuda.is_available()
-    n_beside = max(1, min(n_cores(), len(waiting))) if side_by_side else 1
+    n_beside = max(1, min(n_cores(), len(runs))) if side_by_side else 1
     stop, live = threading.Event(), LiveLosses([out / name for name in runs])
     with ThreadPoolExecutor(n_beside) as pool:
         begin = partial(launch, n_ranks=n_ranks, n_beside=n_beside, stop=stop)

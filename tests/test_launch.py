@@ -228,3 +228,26 @@ def test_two_ranks_are_one_at_higher_stages(run, tmp_path, stage):  # noqa: F811
     pd.testing.assert_frame_equal(
         logs[0].drop(columns="tokens_per_s"), logs[1].drop(columns="tokens_per_s"), rtol=1e-3
     )
+
+
+def test_the_last_run_of_a_stage_has_as_many_threads_as_it_would_have_had_beside_others(
+    run,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    "Or the weights of a stage that was interrupted would differ in their last bits."
+    from phi1_nb import launch as module
+
+    beside = {}
+    monkeypatch.setattr(
+        module, "launch", lambda folder, n_beside, **_: beside.update({folder.name: n_beside})
+    )
+    monkeypatch.setattr(module, "n_cores", lambda: 2)
+    runs = {name: run for name in "abc"}
+    module.launch_runs(tmp_path, runs)
+    whole = dict(beside)
+    for name in "ab":
+        (tmp_path / name / "summary.json").write_text("{}")
+    beside.clear()
+    module.launch_runs(tmp_path, runs)
+    assert whole == {name: 2 for name in "abc"} and beside == {"c": 2}
