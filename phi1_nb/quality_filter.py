@@ -9,10 +9,13 @@ __all__ = ['ENOUGH', 'rubric', 'annotate', 'Reservoir', 'steps_table', 'filter_c
 # %% ../nbs/01a_quality_filter.ipynb #1b17eb9b
 import ast
 import inspect
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -343,10 +346,11 @@ def recorded_agreement(
     for name, (rows, labels) in sets.items():
         packages, texts = [r["package"] for r in rows], [r["code"] for r in rows]
         embedded = recorded_embeddings([r["sha256"] for r in rows], texts)
-        scores = {
-            embedder: nested_scores(columns, labels, packages)[0]
-            for embedder, columns in tqdm(embedded.items(), desc=name, leave=False)
-        } | {"majority": np.zeros(len(labels))}
+        judge = partial(nested_scores, labels=labels, packages=packages)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = tqdm(pool.map(judge, embedded.values()), name, len(embedded), leave=False)
+            scores = dict(zip(embedded, (held_out for held_out, _ in found), strict=True))
+        scores["majority"] = np.zeros(len(labels))
         tables.append(
             agreement_table(labels, scores, packages, np.ones(len(rows)), keep_share, name)
         )
