@@ -68,10 +68,10 @@ def _is_method(function: ast.FunctionDef) -> bool:
     return bool(function.args.args) and function.args.args[0].arg in ("self", "cls")
 
 
-def _imports_from_outside(tree: ast.Module) -> int:
+def _imports_from_outside(nodes: list[ast.AST]) -> int:
     "Distinct modules imported that the standard library doesn't have; relative ones count."
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -116,7 +116,7 @@ def rubric(
     statements = [n for n in nodes if isinstance(n, ast.stmt) and not _is_text(n)]
     return {
         "explained": _share(ast.get_docstring, functions) >= 0.5,
-        "self-contained": _imports_from_outside(tree) <= 2,
+        "self-contained": _imports_from_outside(nodes) <= 2,
         "algorithmic": _share(_computes, functions) >= 0.4,
         "short": median(lines) <= 20 and max(lines) <= 100,
         "lean": _share(_is_method, functions) <= 0.5

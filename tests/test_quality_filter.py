@@ -359,6 +359,12 @@ def test_a_model_that_has_judged_enough_gets_a_forest_of_its_own(monkeypatch):
     monkeypatch.setattr(stage, "nested_scores", partial(forest.nested_scores, n_trees=4))
     monkeypatch.setattr(stage, "agreement_table", partial(forest.agreement_table, n_draws=20))
     monkeypatch.setattr(stage, "learning_curve", partial(forest.learning_curve, n_draws=1))
+    real = forest.recorded_embeddings
+
+    def two(keys, texts):
+        return dict(list(real(keys, texts).items())[:2])
+
+    monkeypatch.setattr(stage, "recorded_embeddings", two)
     for n_judged, annotators in ((60, {"rubric on snippets"}), (120, {"rubric on snippets", "m"})):
         lines = recorded_snippets(120, True)
         lines = [row if i < n_judged else row | {"probabilities": None, "votes": None}
