@@ -153,7 +153,9 @@ def read_plan(
     "What there is to do. Raises `ValueError` for a folder that isn't laid out."
     path = folder / "plan.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no plan.json: `phi1_ablate --until data` makes such a folder")
+        raise ValueError(
+            f"{folder} has no plan.json: `phi1_ablate --until data` makes such a folder"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/06o_ablations.ipynb #df5ca32e

@@ -122,7 +122,9 @@ def draw_effects(
     "A row of panels for each study, one for each of `METRICS`."
     studies = list(dict.fromkeys(table.study))
     size = (2.6 * len(METRICS), 2.4 * len(studies))
-    figure, axes = plt.subplots(len(studies), len(METRICS), figsize=size, sharey="row", squeeze=False)
+    figure, axes = plt.subplots(
+        len(studies), len(METRICS), figsize=size, sharey="row", squeeze=False
+    )
     for line, study in zip(axes, studies, strict=True):
         for axis, ((model, metric), label) in zip(line, METRICS.items(), strict=True):
             chosen = (table.study == study) & (table.model == model) & (table.metric == metric)

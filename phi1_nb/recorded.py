@@ -196,8 +196,8 @@ class Kind:
 # %% ../nbs/00s_recorded.ipynb #3f9f2243
 KINDS = {
     "exercises": Kind(exercise_wish, Sampling(0.2, 0.95, 220), exercises_from),
-    "refused": Kind(exercise_wish, Sampling(0.2, 0.95, 220), refused_from),
     "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 700), textbooks_from),
+    "refused": Kind(exercise_wish, Sampling(0.2, 0.95, 220), refused_from),
 }
 
 # %% ../nbs/00s_recorded.ipynb #5fbfff39

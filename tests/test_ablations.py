@@ -128,7 +128,9 @@ def test_trained_in_a_copy_elsewhere_and_scored_at_home_without_the_weights(work
 @pytest.mark.slow
 def test_killed_and_started_again_all_arms_end_with_scores(tmp_path):
     "The stage with its real upstream, killed while it packs, trains and judges."
-    code = "import tiny_study; from phi1_nb.ablations import ablations; ablations('tiny', seeds=(0,))"
+    code = (
+        "import tiny_study; from phi1_nb.ablations import ablations; ablations('tiny', seeds=(0,))"
+    )
     environment = {**os.environ, "PHI1_HOME": str(tmp_path), "PYTHONPATH": str(HERE)}
     before = "import tiny_study; from phi1_nb.packing import packing; from phi1_nb.synthesis "
     before += "import synthesis; from phi1_nb.quality_filter import quality_filter\n"
