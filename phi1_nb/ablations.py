@@ -185,6 +185,8 @@ def answer_tests(
     where = folder / name
     if (where / "likelihood.csv").is_file():
         return
+    if not (where / "model.safetensors").is_file():
+        raise ValueError(f"the weights of {name} are elsewhere: let it answer there, with --work")
     evaluation = EvalConfig(**read_plan(folder)["evaluation"])
     on_gpu = torch.cuda.is_available()
     model = Phi.from_pretrained(where, dtype=None if on_gpu else torch.float32)

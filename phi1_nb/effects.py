@@ -152,9 +152,8 @@ def filter_said(
             verdict = "agrees with the paper"
         elif better[1] < 0:
             verdict = "contradicts the paper"
-        gain, unit = sign * row["difference"], " better"
         lines.append(
-            f"{row['model']}, {row['metric']}: {gain:+.3f}{unit} with filtering "
+            f"{row['model']}, {row['metric']}: filtering gains {sign * row['difference']:+.3f} "
             f"({better[0]:+.3f} to {better[1]:+.3f}, {row['seeds']} seeds): {verdict}."
         )
     return "\n".join(lines)
