@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .benchmarks import heldout_problems, humaneval_problems, read_jsonl, write_jsonl
 from .config import EvalConfig, Scale, get_scale
 from .core import artifact, file_sha256, upstream, write_atomic
-from .elsewhere import bring_home
+from .elsewhere import bring_home, seal
 from .humaneval import as_decoding, judge
 from .launch import launch_runs
 from .loss import cross_entropy
@@ -140,11 +140,11 @@ def lay_out(
         write_jsonl(folder / "problems.jsonl", exercises)
     runs = ablation_runs(settings, folder, arms, seeds)
     for name, run in runs.items():
-        write_run(folder / name, run)
+        seal(write_run(folder / name, run))
+    shutil.rmtree(folder / "parts")
     plan = {"scale": settings.name, "arms": list(arms), "seeds": list(seeds), "runs": list(runs)}
     plan |= {"evaluation": asdict(settings.evaluation), "n_ranks": settings.n_ranks}
     write_atomic(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
-    shutil.rmtree(folder / "parts")
 
 # %% ../nbs/06o_ablations.ipynb #c527e279
 def read_plan(
@@ -294,7 +294,8 @@ def ablations(
             finish(out, until)
         if until:
             raise _Waiting(out)
-        return {"arms": len(arms), "seeds": len(seeds)}
+        models = len(list(out.glob("*/*/model.safetensors")))
+        return {"arms": len(arms), "seeds": len(seeds), "models": models}
 
     volatile = ("*metrics.csv", "*train.log", "*_verdicts.jsonl")
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_trained_in_a_copy_elsewhere_and_scored_at_home_without_the_weights(work
 
     (away / "data" / "exercises_with_refused.bin").write_bytes(b"other rows")
     assert bring_home(work, away) == [name for name in sorted(names) if "without" not in name]
-    subprocess.run(["cp", work / "data" / "exercises_with_refused.bin", away / "data"], check=True)
+    shutil.rmtree(away / "data")
     assert bring_home(work, away) == ["finetuned/without_execution-seed0"]
 
     finish(work)
@@ -155,7 +156,11 @@ def test_killed_and_started_again_all_arms_end_with_scores(tmp_path):
         process.wait()
     assert start().wait(timeout=600) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     folder = runs / "06o_ablations"
-    assert read_manifest(folder)["counts"] == {"arms": len(ABLATIONS), "seeds": 1}
+    assert read_manifest(folder)["counts"] == {
+        "arms": len(ABLATIONS),
+        "seeds": 1,
+        "models": 6 + len(ABLATIONS),
+    }
     scores = pd.read_csv(folder / "scores.csv")
     assert set(scores.arm) == set(ABLATIONS) and len(scores) == 6 * len(ABLATIONS)
     assert not list(runs.glob(".*.partial"))
