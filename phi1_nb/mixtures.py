@@ -23,13 +23,13 @@ from tqdm import tqdm
 from .annotation import answered, read_recorded
 from .benchmarks import read_jsonl
 from .config import DataConfig
-from .contamination import Gate, benchmark_problems
+from .contamination import Gate, benchmark_problems, filter_documents
 from .core import file_sha256, generator, write_atomic
 from .corpus import Document, read_shards
 from .diversity import fingerprint
 from .embedders import features
 from .forest import EDUCATIONAL, filter_scores, fit_filter, threshold_for
-from .packing import FILTERED_OUT, Gatekeeper, is_validation, pack, up_to_share
+from .packing import FILTERED_OUT, is_validation, pack, up_to_share
 from .quality_filter import model_labels
 from .recorded import recorded_exercises, recorded_textbooks, refused_exercises
 from .synthesis import as_row, exercises_of
@@ -150,16 +150,22 @@ def parts(
     size = sum(len(d.text) for d in compress(raw_documents(code), masks["filtered"]))
     offline = [row["text"] for row in offline_rows(synthetic, "textbooks")]
     taken = list(up_to_share(offline, share, size))
-    both = list(up_to_share([*(r["text"] for r in recorded_textbooks()), *offline], share, size))
+    sections = [*offline, *(row["text"] for row in recorded_textbooks())]
+    both = list(up_to_share(sorted(sections, key=_any_order), share, size))
     yield "textbooks", taken
     yield "textbooks_with_model", both
-    unseen = offline[len(taken) :]
-    yield "textbook_test", [*filter(is_validation, taken), *unseen]
+    seen = {*taken, *both}
+    yield "textbook_test", [t for t in offline if is_validation(t) or t not in seen]
     rows, heldout = (offline_rows(synthetic, name) for name in ("exercises", "heldout"))
     yield "exercises", _texts(rows)
     yield "half", _later(half_exercises, rows, heldout, data.course)
     yield "model_exercises", _texts(r for r in recorded_exercises() if r["split"] == "train")
     yield "refused", _texts(refused_exercises())
+
+
+def _any_order(text: str) -> str:
+    "A key that sorts texts at random, and always the same way."
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _later(make: Callable, *arguments) -> Iterator[str]:
@@ -195,10 +201,20 @@ def pack_parts(
     for name, documents in made:
         if (folder / f"{name}.json").is_file():
             continue
-        keeper = Gatekeeper(gate)
-        counts = pack(keeper.passing(name, documents), tokenizer, folder, name)
-        content = {"counts": counts, "gate": keeper.report().to_dict("records")}
+        checked: dict = {}
+        counts = pack(_passing(gate, name, documents, checked), tokenizer, folder, name)
+        content = {"counts": counts, "gate": list(checked.values())}
         write_atomic(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _passing(gate: Gate, name: str, documents: Iterable[str], checked: dict) -> Iterator[str]:
+    "The documents that repeat no benchmark, one after the other; the report's rows add up."
+    for document in documents:
+        kept, rows = filter_documents([document], gate, name)
+        for row in rows:
+            known = checked.setdefault((row["reason"], row["task_id"]), row | {"documents": 0})
+            known["documents"] += row["documents"]
+        yield from kept
 
 # %% ../nbs/02c_mixtures.ipynb #82523e86
 def put_together(

@@ -180,9 +180,18 @@ def textbooks_from(
         elif not "".join(outputs).strip() or max(map(len, outputs)) > 1000:
             drops["prints nothing, or too much"] += 1
         else:
-            text = section.with_outputs(outputs)
-            kept.append({"text": text, "topic": wish.family, "audience": wish.concept})
+            kept += _readable(section.with_outputs(outputs), wish, drops)
     return clean(kept, [section["text"] for section in kept], gate, drops), drops
+
+
+def _readable(text: str, wish: Wish, drops: Counter) -> list[dict[str, str]]:
+    "The finished section as a row, unless the outputs have made it one that would be refused."
+    try:
+        parse_section(text)
+    except Dropped as reason:
+        drops[str(reason)] += 1
+        return []
+    return [{"text": text, "topic": wish.family, "audience": wish.concept}]
 
 # %% ../nbs/00s_recorded.ipynb #cac66044
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ class Kind:
 # %% ../nbs/00s_recorded.ipynb #3f9f2243
 KINDS = {
     "exercises": Kind(exercise_wish, Sampling(0.2, 0.95, 220), exercises_from),
-    "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 700), textbooks_from),
+    "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 1000), textbooks_from),
     "refused": Kind(exercise_wish, Sampling(0.2, 0.95, 220), refused_from),
 }
 
