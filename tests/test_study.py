@@ -200,6 +200,27 @@ def test_a_corrupt_packed_file_is_named(home, tmp_path, monkeypatch):
         packing("tiny")
 
 
+def test_a_further_benchmark_is_kept_out_and_is_part_of_the_key(home, tmp_path, monkeypatch):
+    subprocess.run(["cp", "-r", home / "runs", tmp_path / "runs"], check=True)
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    own = rows_of(tmp_path / "runs/tiny/01b_synthesis/exercises.jsonl")
+    row = max(own, key=lambda row: len(row["prompt"]))
+    task = {"task_id": 601, "text": row["prompt"], "code": row["prompt"] + row["solution"]}
+    (tmp_path / "runs/benchmarks").mkdir()
+    (tmp_path / "runs/benchmarks/mbpp.jsonl").write_text(json.dumps(task) + "\n")
+    folder = packing("tiny")
+    gate = pd.read_csv(folder / "decontamination.csv")
+    found = gate[gate.task_id == "mbpp/601"]
+    assert set(zip(found["set"], found["source"], strict=True)) >= {
+        ("codeexercises", "offline teacher")
+    }
+    assert list(read_manifest(folder)["config"]["benchmarks"]) == ["mbpp.jsonl"]
+    packed = load_tokenizer(folder).decode(
+        np.fromfile(folder / "codeexercises.bin", np.uint16).tolist()
+    )
+    assert row["prompt"] + row["solution"] not in packed
+
+
 def test_packed_rows_refuse_a_torn_file(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"abc")
     with pytest.raises(ValueError, match="half a token"):
