@@ -109,7 +109,7 @@ def proven(
     return [item for item, verdict in zip(made, verdicts, strict=True) if verdict.passed]
 
 # %% ../nbs/01b_synthesis.ipynb #06578d76
-_APART = 600  # exercises between two docstrings that share eight words
+_APART = 2_000  # exercises between two docstrings that share eight words
 
 
 def exercises_of(
