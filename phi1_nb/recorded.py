@@ -169,7 +169,7 @@ class Kind:
 # %% ../nbs/00s_recorded.ipynb #3f9f2243
 KINDS = {
     "exercises": Kind(exercise_wish, Sampling(0.2, 0.95, 220), exercises_from),
-    "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 700), textbooks_from),
+    "textbooks": Kind(textbook_wish, Sampling(0.5, 0.95, 1000), textbooks_from),
 }
 
 # %% ../nbs/00s_recorded.ipynb #5fbfff39
