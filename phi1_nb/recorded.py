@@ -153,9 +153,18 @@ def textbooks_from(
         elif not "".join(outputs).strip() or max(map(len, outputs)) > 1000:
             drops["prints nothing, or too much"] += 1
         else:
-            text = section.with_outputs(outputs)
-            kept.append({"text": text, "topic": wish.family, "audience": wish.concept})
+            kept += _readable(section.with_outputs(outputs), wish, drops)
     return clean(kept, [section["text"] for section in kept], gate, drops), drops
+
+
+def _readable(text: str, wish: Wish, drops: Counter) -> list[dict[str, str]]:
+    "The finished section as a row, unless the outputs have made it one that would be refused."
+    try:
+        parse_section(text)
+    except Dropped as reason:
+        drops[str(reason)] += 1
+        return []
+    return [{"text": text, "topic": wish.family, "audience": wish.concept}]
 
 # %% ../nbs/00s_recorded.ipynb #cac66044
 @dataclass(frozen=True)
