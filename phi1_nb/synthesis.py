@@ -296,8 +296,13 @@ def foreign_sections(
     drops: Counter,  # reasons are added here
 ) -> list[dict[str, str]]:
     "The language model's sections whose programs print what the section shows, here and now."
-    rows, kept = recorded_textbooks(), []
-    sections = [parse_section(row["text"]) for row in rows]
+    rows, sections, kept = [], [], []
+    for row in recorded_textbooks():
+        try:
+            sections.append(parse_section(row["text"]))
+            rows.append(row)
+        except Dropped as reason:
+            drops[f"recorded textbook: {reason}"] += 1
     for row, section, outputs in zip(rows, sections, outputs_of(sections), strict=True):
         if isinstance(outputs, list) and shown_right(section, outputs):
             kept.append(row)
