@@ -127,25 +127,35 @@ class Part:
 
     source: str  # "code", "offline teacher" or "language model"
     texts: Iterable[str]
+    n: int = 0  # about how many, where another part is spread over them
 
 # %% ../nbs/02_packing.ipynb #2308c79c
+def _n_lines(path: Path) -> int:
+    "The lines of a file; 0 without it, which is told when it is read."
+    return sum(1 for _ in open(path, "rb")) if path.is_file() else 0
+
+
 def data_sets(
     code: Path,  # folder of 01a_quality_filter
     synthetic: Path,  # folder of 01b_synthesis
 ) -> dict[str, list[Part]]:
-    "Parts of each data set, the largest first."
-    body = ("prompt", "solution")
-    recorded = jsonl_documents(synthetic / "recorded_exercises.jsonl", *body, split="train")
+    "Parts of each data set: code first, then the offline teacher's, then the language model's."
+
+    def part(source: str, name: str, *columns: str, split: str | None = None) -> Part:
+        path = synthetic / name
+        return Part(source, jsonl_documents(path, *columns, split=split), _n_lines(path))
+
+    offline, foreign, body = "offline teacher", "language model", ("prompt", "solution")
     return {
         "raw_code": [Part("code", code_documents(code, filtered=False))],
         "codetextbook": [
             Part("code", code_documents(code, filtered=True)),
-            Part("language model", jsonl_documents(synthetic / "recorded_textbooks.jsonl", "text")),
-            Part("offline teacher", jsonl_documents(synthetic / "textbooks.jsonl", "text")),
+            part(offline, "textbooks.jsonl", "text"),
+            part(foreign, "recorded_textbooks.jsonl", "text"),
         ],
         "codeexercises": [
-            Part("offline teacher", jsonl_documents(synthetic / "exercises.jsonl", *body)),
-            Part("language model", recorded),
+            part(offline, "exercises.jsonl", *body),
+            part(foreign, "recorded_exercises.jsonl", *body, split="train"),
         ],
     }
 
@@ -239,10 +249,9 @@ def _measured(texts: Iterable[str], size: list[int]) -> Iterator[str]:
         yield text
 
 
-def _with_textbooks(
-    code: Iterable[str], sections: Iterable[str], share: float, size: list[int]
-) -> Iterator[str]:
+def _with_textbooks(code: Iterable[str], sections: Iterable[str], share: float) -> Iterator[str]:
     "Code, then sections, whose room is known when all of the code has been read."
+    size = [0]
     yield from _measured(code, size)
     yield from up_to_share(sections, share, size[0])
 
@@ -252,15 +261,13 @@ def composed(
     parts: list[Part],
     gate: Gatekeeper,
     share: float,  # of textbooks in codetextbook
-    n_exercises: int,  # of the offline teacher
 ) -> Iterator[str]:
-    "The documents of a set that pass the gate, in the order of training."
-    first, *rest = (gate.passing(name, part) for part in parts)
-    if name == "codetextbook":
-        return _with_textbooks(first, chain(*rest), share, [0])
-    if name == "codeexercises":
-        return spread(first, n_exercises, chain(*rest))
-    return chain(first, *rest)
+    "The documents of a set that pass the gate, in order."
+    passing = [gate.passing(name, part) for part in parts]
+    if name == "raw_code":
+        return passing[0]
+    mixed = spread(passing[-2], parts[-2].n, passing[-1])
+    return mixed if name == "codeexercises" else _with_textbooks(passing[0], mixed, share)
 
 # %% ../nbs/02_packing.ipynb #7d3859de
 def packing(
@@ -276,10 +283,9 @@ def packing(
         tokenizer = study_tokenizer(code, synthetic, name, vocab_size)
         tokenizer.save(out)
         known = chain(*(benchmark_problems(path) for path in [None, *further]))
-        gate, counts = Gatekeeper(Gate(known)), {}
-        how = settings.data.textbook_share, settings.data.n_exercises
+        gate, counts, share = Gatekeeper(Gate(known)), {}, settings.data.textbook_share
         for name, parts in data_sets(code, synthetic).items():
-            counts[name] = pack(composed(name, parts, gate, *how), tokenizer, out, name)
+            counts[name] = pack(composed(name, parts, gate, share), tokenizer, out, name)
         write_atomic(out / "packing.json", json.dumps(counts, indent=1) + "\n")
         gate.report().to_csv(out / "decontamination.csv", index=False)
         return counts
