@@ -179,11 +179,12 @@ def model_folders(
 # %% ../nbs/06_humaneval.ipynb #94f49c0c
 def study_benchmarks(
     synthetic: Path,  # the folder of `01b_synthesis`
+    n_recorded: int | None = None,  # recorded exercises, the first ones; `None` means all
 ) -> dict[str, list[dict]]:
     "The problems that every arm is asked, by the name of their set."
     return {
         "heldout": heldout_problems(synthetic),
-        "recorded": heldout_problems(synthetic, recorded=True),
+        "recorded": heldout_problems(synthetic, recorded=True)[:n_recorded],
         "humaneval": humaneval_problems(),
     }
 
@@ -199,7 +200,7 @@ def humaneval(
     models = model_folders(settings.seeds, inputs["04_pretrain"], inputs["05_finetune"])
 
     def make(out: Path) -> dict:
-        benchmarks = study_benchmarks(inputs["01b_synthesis"])
+        benchmarks = study_benchmarks(inputs["01b_synthesis"], settings.data.n_heldout)
         write_jsonl(out / "heldout_problems.jsonl", benchmarks["heldout"])
         tables = []
         for arm, seed, folder in tqdm(models, desc="models", unit=""):
