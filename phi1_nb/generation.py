@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from .cache import KVCache
 from .core import generator
-from .model import KVCache, Phi
+from .model import Phi
 
 # %% ../nbs/03b_generation.ipynb #26d0cf0e
 def pick(
@@ -27,17 +29,39 @@ def pick(
     uniform: Tensor | None = None,  # (B,) random numbers in [0, 1), float64; unused when greedy
 ) -> Tensor:
     "The next token of each row, (B,). Raises `ValueError` for logits that are NaN."
-    best = logits.max(-1)
-    if best.values.isnan().any():
+    logits = logits.float()
+    if logits.amax(-1).isnan().any():
         raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
     if temperature == 0:
-        return best.indices
-    p = torch.softmax(logits.float() / temperature, -1)
-    if top_p < 1:
-        p = _nucleus(p, top_p)
-    height = p.cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(height, (uniform * height[:, -1])[:, None], right=True)
-    return place.clamp(max=logits.shape[1] - 1)[:, 0]
+        return _likeliest(logits)
+    p = torch.softmax(logits / temperature, -1)
+    return _draw(_nucleus(p, top_p) if top_p < 1 else p, uniform)
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    "The first largest entry of each row; on a CPU numpy finds it sooner."
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.numpy(force=True).argmax(-1))
+
+
+def _draw(p: Tensor, uniform: Tensor, size: int = 64) -> Tensor:
+    "The entry at a share of each row's sum: first the block of `size` entries, then the one in it."
+    blocks = (F.pad(p, (0, -p.shape[1] % size)) if p.shape[1] % size else p).unflatten(
+        1, (-1, size)
+    )
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    height = uniform[:, None] * ends[:, -1:]
+    block = _reaching(ends, height)
+    height = height - F.pad(ends, (1, 0)).gather(1, block)
+    inside = blocks.take_along_dim(block[:, :, None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
+    return (block * size + _reaching(inside, height))[:, 0]
+
+
+def _reaching(ends: Tensor, height: Tensor) -> Tensor:
+    "The first of the rising `ends` above `height`, (B, 1): an entry that adds something to them."
+    below_last = torch.nextafter(ends[:, -1:], ends.new_zeros(()))
+    return torch.searchsorted(ends, height.clamp(min=0).minimum(below_last), right=True)
 
 
 def _nucleus(p: Tensor, top_p: float, n_likeliest: int = 64) -> Tensor:
@@ -118,9 +142,7 @@ class _Batch:
         if holes:
             moved = keep[len(keep) - len(holes) :]
             order[holes] = torch.tensor(moved)
-            for store in (self.cache.keys, self.cache.values):
-                store[:, holes] = store[:, moved]
-            self.cache.lengths[holes] = self.cache.lengths[moved]
+            self.cache.move(moved, holes)
         self.owners = [self.owners[slot] for slot in order.tolist()]
         self.logits = self.logits[order.to(self.device)]
         return tokens[order.to(tokens.device)]
@@ -200,8 +222,7 @@ def _chooser(seed: int, room: list[int], temperature: float, top_p: float):
         if temperature == 0:
             return pick(logits)
         drawn = [numbers(owner)[place] for owner, place in zip(owners, places, strict=True)]
-        uniform = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
-        return pick(logits, temperature, top_p, uniform)
+        return pick(logits, temperature, top_p, torch.tensor(np.array(drawn), device=logits.device))
 
     return choose
 
