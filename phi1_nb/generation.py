@@ -110,10 +110,13 @@ def _padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
 class _Batch:
     "The texts that are being decoded: slot i of the cache belongs to prompt `owners[i]`."
 
-    def __init__(self, model: Phi, n_slots: int, capacity: int):
+    def __init__(
+        self, model: Phi, n_slots: int, capacity: int, cache_dtype: torch.dtype | None = None
+    ):
         weight = model.embed.weight
+        like = weight.new_empty(0, dtype=cache_dtype)
         self.model, self.device, self.n_slots = model, weight.device, n_slots
-        self.cache = KVCache(model.config, n_slots, capacity, weight)
+        self.cache = KVCache(model.config, n_slots, capacity, like)
         self.owners: list[int] = []
         self.logits = torch.empty(0, len(weight), device=weight.device, dtype=weight.dtype)
 
@@ -184,12 +187,13 @@ def _decode(
     choose: Callable[[Tensor, list[int], list[int]], Tensor],  # logits, owners, places -> tokens
     over: Callable[[list[int]], bool],  # whether new tokens are a finished text
     batch_size: int,
+    cache_dtype: torch.dtype | None,
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
     "Yield each step's (prompt's index, its new tokens so far, finished?); longest prompts first."
     waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
     n_slots = max(1, min(batch_size, len(prompts)))
-    batch, new = _Batch(model, n_slots, capacity), {}
+    batch, new = _Batch(model, n_slots, capacity, cache_dtype), {}
     while waiting or batch.owners:
         free = n_slots - len(batch.owners)
         if waiting and (free * 8 >= n_slots or not batch.owners):
@@ -239,6 +243,7 @@ def steps(
     eot: int | None = None,  # token that ends a completion
     seed: int = 0,  # prompt i draws its numbers from (seed, i)
     batch_size: int = 256,  # rows decoded together; doesn't change the result in fp32
+    cache_dtype: torch.dtype | None = None,  # of keys and values; None: the model's, exact
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
     "Each step's (prompt's index, its new tokens so far, finished?). Raises `ValueError`."
     _check(model, prompts, max_new_tokens, temperature, top_p)
@@ -252,7 +257,7 @@ def steps(
     choose, training = _chooser(seed, room, temperature, top_p), model.training
     model.eval()
     try:
-        yield from _decode(model, prompts, room, choose, over, batch_size)
+        yield from _decode(model, prompts, room, choose, over, batch_size, cache_dtype)
     finally:
         model.train(training)
 
@@ -264,7 +269,7 @@ def generate(
     temperature: float = 0.0,  # 0 is greedy
     eot: int | None = None,  # token that ends a completion and isn't part of it
     progress: bool = False,  # show a bar of finished prompts
-    **how,  # `top_p`, `stop`, `tokenizer`, `seed`, `batch_size`: see `steps`
+    **how,  # `top_p`, `stop`, `tokenizer`, `seed`, `batch_size`, `cache_dtype`: see `steps`
 ) -> list[list[int]]:
     "New tokens of each prompt; one that completes a stop string is the last. Raises `ValueError`."
     new = {}
