@@ -43,7 +43,7 @@ class Pages:
     keys: tuple[Tensor, Tensor]  # rows and ends as in `sum_rows`, from keys to pages of scores
     values: tuple[Tensor, Tensor]  # from values to the results of owners
 
-
+# %% ../nbs/03t_cache.ipynb #a3c5e018
 def find_pages(
     lengths: Tensor,  # (B,): columns of each row, at least 1
     n_heads: int,
@@ -89,22 +89,50 @@ def attend_pages(
     return (out / total[:, None]).to(q.dtype).view(n_heads, n_rows, 1, width).transpose(0, 1)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e016
-class KVCache:
-    "Keys and values of all layers, allocated once as `like` is."
+class _Store:
+    "Memory for the keys and values of all layers."
 
-    def __init__(self, config: ModelConfig, n_rows: int, capacity: int, like: Tensor | None = None):
-        like, context = torch.empty(0) if like is None else like, config.context_length
-        if not 0 < capacity <= context:
-            raise ValueError(f"a cache of {capacity} tokens: the context holds 1 to {context}")
-        if not like.is_floating_point():
-            raise ValueError(f"keys and values can't be {like.dtype}: take a floating-point dtype")
+    def __init__(self, config: ModelConfig, n_rows: int, capacity: int, like: Tensor):
         shape, n_pages = (config.n_layers, n_rows, config.n_heads), -(-capacity // PAGE)
-        self.capacity, self.paged = capacity, like.device.type == "cpu"
+        self.paged = like.device.type == "cpu"
         self.values = like.new_zeros(*shape, n_pages * PAGE, config.d_head)
         columns = (n_pages, config.d_head, PAGE) if self.paged else self.values.shape[3:]
         self.keys = like.new_zeros(*shape, *columns)
-        self.lengths = torch.zeros(n_rows, dtype=torch.long, device=like.device)
-        self.longest, self.columns = 0, self.lengths[:, None]
+
+    def begin_rows(self, layer: int, k: Tensor, v: Tensor) -> None:
+        "Put columns (B, H, T, D) where the rows begin."
+        n_new, n_pages = k.shape[2], -(-k.shape[2] // PAGE)
+        self.values[layer, :, :, :n_new] = v
+        if self.paged:
+            k = F.pad(k, (0, 0, 0, n_pages * PAGE - n_new)).unflatten(2, (n_pages, PAGE))
+            self.keys[layer, :, :, :n_pages] = k.transpose(3, 4)
+        else:
+            self.keys[layer, :, :, :n_new] = k
+
+    def put(self, layer: int, columns: Tensor, k: Tensor, v: Tensor) -> None:
+        "Put columns (B, H, T, D) into `columns` (B, T)."
+        keys, values = self.keys[layer], self.values[layer]
+        rows = torch.arange(len(k), device=k.device)[:, None]
+        k, v = (part.to(keys.dtype).transpose(1, 2) for part in (k, v))
+        values[rows, :, columns] = v
+        if self.paged:
+            keys[rows, :, columns // PAGE, :, columns % PAGE] = k
+        else:
+            keys[rows, :, columns] = k
+
+    def past(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        "Keys and values (B, H, end, D) of the first columns."
+        keys = self.keys[layer]
+        keys = keys.transpose(3, 4).flatten(2, 3) if self.paged else keys
+        return keys[:, :, :end], self.values[layer, :, :, :end]
+
+# %% ../nbs/03t_cache.ipynb #a3c5e021
+class _Rows(_Store):
+    "Rows that each have their own length."
+
+    def __init__(self, config: ModelConfig, n_rows: int, capacity: int, like: Tensor):
+        super().__init__(config, n_rows, capacity, like)
+        self.lengths, self.longest = torch.zeros(n_rows, dtype=torch.long, device=like.device), 0
 
     def rows(self, start: int, stop: int) -> "KVCache":
         "The cache of some rows, in the same memory: what one changes, the other sees."
@@ -115,7 +143,7 @@ class KVCache:
         return part
 
     def move(self, sources: list[int], targets: list[int]) -> None:
-        "Rows take the places of others."
+        "Put rows into the places of others."
         for store in (self.keys, self.values):
             store[:, targets] = store[:, sources]
         self.lengths[targets] = self.lengths[sources]
@@ -126,45 +154,43 @@ class KVCache:
         self.longest = 0
         return self
 
-    def begin(self, n_new: int) -> tuple[Tensor, Tensor | Pages]:
-        "The columns (B, T) that new tokens get, and what these may look at, as `attend` takes it."
-        device, end = self.lengths.device, self.longest + n_new
-        self.columns = self.lengths[:, None] + torch.arange(n_new, device=device)
-        if self.paged and n_new == 1:
-            dtype = torch.promote_types(self.keys.dtype, torch.float32)
-            return self.columns, find_pages(self.lengths + 1, *self.keys.shape[2:5], dtype)
-        return self.columns, (torch.arange(end, device=device) <= self.columns[..., None])[:, None]
-
-    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        "Store new columns (B, H, T, D) behind each row's end."
-        keys, values, n_new = self.keys[layer], self.values[layer], k.shape[2]
-        k, v = k.to(keys.dtype), v.to(keys.dtype)
-        if self.longest == 0:
-            values[:, :, :n_new] = v
-            if self.paged:
-                n_pages = -(-n_new // PAGE)
-                k = F.pad(k, (0, 0, 0, n_pages * PAGE - n_new)).unflatten(2, (n_pages, PAGE))
-                keys[:, :, :n_pages] = k.transpose(3, 4)
-            else:
-                keys[:, :, :n_new] = k
-            return
-        rows, columns = torch.arange(len(k), device=k.device)[:, None], self.columns
-        values[rows, :, columns] = v.transpose(1, 2)
-        if self.paged:
-            keys[rows, :, columns // PAGE, :, columns % PAGE] = k.transpose(1, 2)
-        else:
-            keys[rows, :, columns] = k.transpose(1, 2)
-
-    def attend(self, layer: int, q: Tensor, seen: Tensor | Pages) -> Tensor:
-        "Attention of new tokens (B, H, T, D) to the past and themselves, once they are written."
-        keys, values = self.keys[layer], self.values[layer]
-        if isinstance(seen, Pages):
-            return attend_pages(q, keys, values, seen)
-        keys, end = keys.transpose(3, 4).flatten(2, 3) if self.paged else keys, seen.shape[-1]
-        past = keys[:, :, :end], values[:, :, :end]
-        return F.scaled_dot_product_attention(q.to(keys.dtype), *past, seen).to(q.dtype)
-
     def advance(self, n_new: int, lengths: Tensor | None) -> None:
         "After all layers have written `n_new` columns: count them, or only each row's `lengths`."
         self.lengths += n_new if lengths is None else lengths
         self.longest = self.longest + n_new if lengths is None else int(self.lengths.max())
+
+# %% ../nbs/03t_cache.ipynb #a3c5e024
+class KVCache(_Rows):
+    "Keys and values of the past, for attention."
+
+    def __init__(self, config: ModelConfig, n_rows: int, capacity: int, like: Tensor | None = None):
+        like, context = torch.empty(0) if like is None else like, config.context_length
+        if not 0 < capacity <= context:
+            raise ValueError(f"a cache of {capacity} tokens: the context holds 1 to {context}")
+        if not like.is_floating_point():
+            raise ValueError(f"keys and values can't be {like.dtype}: take a floating-point dtype")
+        super().__init__(config, n_rows, capacity, like)
+        self.capacity, self.columns = capacity, self.lengths[:, None]
+
+    def begin(self, n_new: int) -> tuple[Tensor, Tensor | Pages]:
+        "The columns (B, T) that new tokens get, and what these may look at, for `attend`."
+        self.columns = self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
+        if self.paged and n_new == 1:
+            dtype = torch.promote_types(self.keys.dtype, torch.float32)
+            return self.columns, find_pages(self.lengths + 1, *self.keys.shape[2:5], dtype)
+        columns = torch.arange(self.longest + n_new, device=self.lengths.device)
+        return self.columns, (columns <= self.columns[..., None])[:, None]
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        "Store new columns (B, H, T, D) behind each row's end."
+        if self.longest:
+            self.put(layer, self.columns, k, v)
+        else:
+            self.begin_rows(layer, k, v)
+
+    def attend(self, layer: int, q: Tensor, seen: Tensor | Pages) -> Tensor:
+        "Attention of new tokens (B, H, T, D) to the past and themselves, once they are written."
+        if isinstance(seen, Pages):
+            return attend_pages(q, self.keys[layer], self.values[layer], seen)
+        past = self.past(layer, seen.shape[-1])
+        return F.scaled_dot_product_attention(q.to(self.keys.dtype), *past, seen).to(q.dtype)

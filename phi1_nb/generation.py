@@ -21,23 +21,7 @@ from .cache import KVCache
 from .core import generator
 from .model import Phi
 
-# %% ../nbs/03b_generation.ipynb #26d0cf0e
-def pick(
-    logits: Tensor,  # (B, V)
-    temperature: float = 0.0,  # 0 is greedy
-    top_p: float = 1.0,  # probability that the kept tokens have to reach, 1 keeps all
-    uniform: Tensor | None = None,  # (B,) random numbers in [0, 1), float64; unused when greedy
-) -> Tensor:
-    "The next token of each row, (B,). Raises `ValueError` for logits that are NaN."
-    logits = logits.float()
-    if logits.amax(-1).isnan().any():
-        raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
-    if temperature == 0:
-        return _likeliest(logits)
-    p = torch.softmax(logits / temperature, -1)
-    return _draw(_nucleus(p, top_p) if top_p < 1 else p, uniform)
-
-
+# %% ../nbs/03b_generation.ipynb #b3d1e0a3
 def _likeliest(logits: Tensor) -> Tensor:
     "The first largest entry of each row; on a CPU numpy finds it sooner."
     if logits.device.type != "cpu":
@@ -62,6 +46,22 @@ def _reaching(ends: Tensor, height: Tensor) -> Tensor:
     "The first of the rising `ends` above `height`, (B, 1): an entry that adds something to them."
     below_last = torch.nextafter(ends[:, -1:], ends.new_zeros(()))
     return torch.searchsorted(ends, height.clamp(min=0).minimum(below_last), right=True)
+
+# %% ../nbs/03b_generation.ipynb #26d0cf0e
+def pick(
+    logits: Tensor,  # (B, V)
+    temperature: float = 0.0,  # 0 is greedy
+    top_p: float = 1.0,  # probability that the kept tokens have to reach, 1 keeps all
+    uniform: Tensor | None = None,  # (B,) random numbers in [0, 1), float64; unused when greedy
+) -> Tensor:
+    "The next token of each row, (B,). Raises `ValueError` for logits that are NaN."
+    logits = logits.float()
+    if logits.amax(-1).isnan().any():
+        raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
+    if temperature == 0:
+        return _likeliest(logits)
+    p = torch.softmax(logits / temperature, -1)
+    return _draw(_nucleus(p, top_p) if top_p < 1 else p, uniform)
 
 
 def _nucleus(p: Tensor, top_p: float, n_likeliest: int = 64) -> Tensor:
@@ -110,18 +110,15 @@ def _padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
 class _Batch:
     "The texts that are being decoded: slot i of the cache belongs to prompt `owners[i]`."
 
-    def __init__(
-        self, model: Phi, n_slots: int, capacity: int, cache_dtype: torch.dtype | None = None
-    ):
+    def __init__(self, model: Phi, cache: KVCache):
         weight = model.embed.weight
-        like = weight.new_empty(0, dtype=cache_dtype)
-        self.model, self.device, self.n_slots = model, weight.device, n_slots
-        self.cache = KVCache(model.config, n_slots, capacity, like)
+        self.model, self.cache, self.device = model, cache, weight.device
         self.owners: list[int] = []
         self.logits = torch.empty(0, len(weight), device=weight.device, dtype=weight.dtype)
 
-    def join(self, owners: list[int], prompts: list[list[int]], n_tokens: int = 4096) -> None:
-        "Read prompts into free slots, about `n_tokens` at a time; their logits stand last."
+    def join(self, owners: list[int], prompts: list[list[int]]) -> None:
+        "Read prompts into free slots, some thousand tokens at a time; their logits stand last."
+        n_tokens = 1024 if self.device.type == "cpu" else 4096
         while owners:
             n = max(1, n_tokens // len(prompts[0]))
             self._read(owners[:n], prompts[:n])
@@ -193,7 +190,8 @@ def _decode(
     waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
     n_slots = max(1, min(batch_size, len(prompts)))
-    batch, new = _Batch(model, n_slots, capacity, cache_dtype), {}
+    like = model.embed.weight.new_empty(0, dtype=cache_dtype)
+    batch, new = _Batch(model, KVCache(model.config, n_slots, capacity, like)), {}
     while waiting or batch.owners:
         free = n_slots - len(batch.owners)
         if waiting and (free * 8 >= n_slots or not batch.owners):
