@@ -32,7 +32,7 @@ from phi1_nb.model import Phi
 from phi1_nb.tokenizer import train_tokenizer
 
 SOURCES = ("argparse", "typing", "inspect", "ast", "pathlib", "subprocess", "tarfile", "decimal")
-PEERS = ("transformers", "llama.cpp")
+PEERS = ("llama.cpp", "transformers")
 
 
 def study_tokenizer():
@@ -64,7 +64,7 @@ def transformers_generate(model, prompts, n: int, temperature: float, batch_size
     return new
 
 
-def fastest(settings: dict, n: int = 48) -> str:
+def fastest(settings: dict, n: int = 24) -> str:
     "The name of the setting that makes `n` new tokens of each prompt soonest."
     trials = {name: seconds(partial(task, n)) for name, task in settings.items()}
     print(f"seconds for {n} tokens:", trials, flush=True)
