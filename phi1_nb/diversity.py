@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['PAPER_IMPORTS', 'fingerprint', 'docstring_words', 'word_runs', 'shared_run_share', 'Recent', 'self_bleu',
-           'near_duplicates', 'imports_of', 'import_counts', 'measures', 'diversity', 'side_by_side', 'random_examples']
+           'near_duplicates', 'imports_of', 'import_counts', 'topic_of', 'measures', 'diversity', 'section_measures',
+           'side_by_side', 'random_examples', 'folded']
 
 # %% ../nbs/00u_diversity.ipynb #e92243cf
 import ast
 import re
+import textwrap
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import numpy as np
 import pandas as pd
+
+from .contamination import shape
 
 # %% ../nbs/00u_diversity.ipynb #fa45a525
 def fingerprint(
@@ -105,12 +109,7 @@ class Recent:
                     del self.known[run]
 
 # %% ../nbs/00u_diversity.ipynb #4ceae9ca
-def self_bleu(
-    prompts: list[str],  # a sample: time grows with its square
-    n: int = 4,  # words of the longest grams
-) -> float:
-    "The mean BLEU of each docstring with all the others as references (Zhu et al. 2018), smoothed."
-    words = [docstring_words(prompt) for prompt in prompts]
+def _bleu_of_each(words: list[list[str]], n: int) -> float:
     scores = np.zeros((n, len(words)))
     for size in range(1, n + 1):
         grams = [Counter(zip(*(text[i:] for i in range(size)), strict=False)) for text in words]
@@ -125,6 +124,14 @@ def self_bleu(
                 hit += min(count, second if count == first else first)
             scores[size - 1, place] = (hit + 1e-9) / max(1, counts.total())
     return float(np.exp(np.log(scores + 1e-9).mean(0)).mean())
+
+
+def self_bleu(
+    prompts: list[str],  # a sample: time grows with its square
+    n: int = 4,  # words of the longest grams
+) -> float:
+    "The mean BLEU of each docstring with all the others as references (Zhu et al. 2018), smoothed."
+    return _bleu_of_each([docstring_words(prompt) for prompt in prompts], n)
 
 # %% ../nbs/00u_diversity.ipynb #453b88a9
 def near_duplicates(
@@ -163,6 +170,13 @@ def import_counts(
     return pd.Series(dict(counts.most_common()), dtype=int, name="programs")
 
 # %% ../nbs/00u_diversity.ipynb #bb430992
+def topic_of(
+    family: str,  # "list_int.filter_map.reduce", or a language model's "lm.strings"
+) -> str:
+    "What the exercises of a family are about: list_int, or strings."
+    return family.removeprefix("lm.").partition(".")[0]
+
+# %% ../nbs/00u_diversity.ipynb #5083a120
 def _lengths(texts: list[str]) -> dict[str, float]:
     lengths = pd.Series([len(text) for text in texts])
     found = {
@@ -181,7 +195,7 @@ def measures(
     grams = Counter(tuple(text[i : i + 4]) for text in words for i in range(len(text) - 3))
     spoken = Random(0).sample(rows, min(sample, len(rows)))
     families = Counter(row["family"] for row in rows)
-    topics = {family.partition(".")[0] for family in families}
+    topics = {topic_of(family) for family in families}
     shares = np.array(list(families.values())) / max(1, len(rows))
     return {
         "exercises": len(rows),
@@ -220,28 +234,78 @@ def diversity(
         {"measure": list(found), "value": [round(float(v), 4) for v in found.values()]}
     )
 
+# %% ../nbs/00u_diversity.ipynb #c992ffa3
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```[^\n]*$", re.M | re.S)
+
+
+def section_measures(
+    rows: list[dict],  # with text, topic, audience
+    sample: int = 100,  # sections for self-BLEU
+) -> dict[str, float]:
+    "What `measures` says of exercises, of textbook sections."
+    texts = [row["text"] for row in rows]
+    prose = [_FENCED.sub("", text) for text in texts]
+    words = [_WORD.findall(text.lower()) for text in prose]
+    grams = Counter(tuple(text[i : i + 4]) for text in words for i in range(len(text) - 3))
+    programs = [code for text in texts for kind, code in _FENCED.findall(text) if kind == "python"]
+    spoken = Random(0).sample(words, min(sample, len(words)))
+    return {
+        "sections": len(rows),
+        "topics": len({row["topic"] for row in rows}),
+        "audiences": len({row["audience"] for row in rows}),
+        "programs": len(programs),
+        "distinct programs (normalised AST)": len({_script_shape(code) for code in programs}),
+        "distinct 4-grams of words": len(grams),
+        "distinct 4-grams / all": len(grams) / max(1, grams.total()),
+        "near-duplicates (share)": near_duplicates(texts),
+        f"self-BLEU-4 of the prose of {len(spoken)} sections": _bleu_of_each(spoken, 4),
+        "import only the paper's packages (share)": sum(
+            imports_of("\n".join(code for _, code in _FENCED.findall(text))) <= set(PAPER_IMPORTS)
+            for text in texts
+        )
+        / max(1, len(rows)),
+        "words of prose, median": float(np.median([len(text) for text in words])),
+        "characters that are prose (share)": sum(map(len, prose)) / max(1, sum(map(len, texts))),
+    } | _lengths(texts)
+
+
+def _script_shape(code: str) -> tuple[str, ...]:
+    body = textwrap.indent(code, "    ")
+    return shape(ast.parse(f"def script():\n    pass\n{body}").body[0])
+
 # %% ../nbs/00u_diversity.ipynb #f6ef5dd5
 def side_by_side(
     sets: dict[
         str, list[dict]
     ],  # rows by the name of their set: "offline teacher", "language model"
     seed: int = 0,
+    measure: Callable = measures,  # or `section_measures`
 ) -> pd.DataFrame:
     "The measures of each set, all cut to the size of the smallest: distinct things grow with size."
     n = min(map(len, sets.values()))
-    found = {name: measures(Random(seed).sample(rows, n)) for name, rows in sets.items()}
+    found = {name: measure(Random(seed).sample(rows, n)) for name, rows in sets.items()}
     return pd.DataFrame(found).round(4)
 
 # %% ../nbs/00u_diversity.ipynb #d72f5d30
 def random_examples(
-    rows: list[dict],  # with prompt and solution
+    rows: list[dict],  # with prompt and solution, or with text
     n: int = 20,
     seed: int = 0,
 ) -> str:
-    "Exercises drawn at random, as Markdown."
-    chosen = Random(seed).sample(rows, min(n, len(rows)))
-    blocks = [
-        f"{number + 1}. `{row['family']}`\n\n```python\n{row['prompt']}{row['solution'].rstrip()}\n```"
-        for number, row in enumerate(chosen)
-    ]
+    "Exercises or sections drawn at random, as Markdown."
+    blocks = []
+    for number, row in enumerate(Random(seed).sample(rows, min(n, len(rows))), 1):
+        if "text" in row:
+            label, kind, text = f"{row['topic']}; {row['audience']}", "markdown", row["text"]
+        else:
+            label, kind, text = f"`{row['family']}`", "python", row["prompt"] + row["solution"]
+        blocks.append(f"{number}. {label}\n\n````{kind}\n{text.strip()}\n````")
     return "\n\n".join(blocks)
+
+# %% ../nbs/00u_diversity.ipynb #365d54ce
+def folded(
+    title: str,  # what is seen before it is opened
+    markdown: str,
+) -> str:
+    "Markdown that a reader of the page opens with a click."
+    return f"<details><summary>{title}</summary>\n\n{markdown}\n\n</details>"

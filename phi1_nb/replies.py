@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULES', 'Reply', 'parse_exercise', 'same', 'varied', 'with_sets_in_another_order', 'results_of', 'prompt_of',
-           'agreeing', 'verified', 'Section', 'parse_section', 'outputs_of', 'shown_right']
+           'agreeing', 'split_of', 'verified', 'Section', 'parse_section', 'outputs_of', 'shown_right']
 
 # %% ../nbs/00r_replies.ipynb #93ceaa10
 import ast
@@ -315,6 +315,14 @@ def agreeing(
         raise Dropped("depends on the order of a set, or differs from run to run")
     return [(call, r) for call, (how, r) in zip(calls, first, strict=True) if how == "plain"]
 
+# %% ../nbs/00r_replies.ipynb #5b0c61f2
+def split_of(
+    reply: Reply,
+) -> str:
+    "The side that its program is on: train or heldout."
+    form = digest(list(shape(functions(reply.program)[0])))
+    return "heldout" if int(form, 16) % 5 == 0 else "train"
+
 # %% ../nbs/00r_replies.ipynb #4a4e60cf
 def verified(
     reply: Reply,
@@ -331,7 +339,6 @@ def verified(
     if len(tests) < 5:
         raise Dropped("too few inputs that work")
     lines = [assertion("candidate", *call) for call in _most_different(tests)[:8]]
-    form = digest(list(shape(functions(reply.program)[0])))
     return Exercise(
         prompt=prompt_of(reply, found[:n], Random(f"prompt/{reply.program}")),
         solution=reply.body,
@@ -339,7 +346,7 @@ def verified(
         family=wish.family,
         composition=wish.concept,
         test="def check(candidate):\n" + "".join(f"    {line}\n" for line in lines),
-        split="heldout" if int(form, 16) % 5 == 0 else "train",
+        split=split_of(reply),
     )
 
 

@@ -37,6 +37,7 @@ from .pretrain import pretrain
 # %% ../nbs/09_results.ipynb #af494d5f
 METRICS = {
     "heldout_pass@1": "held-out exercises, pass@1",
+    "recorded_pass@1": "a language model's exercises, pass@1",
     "humaneval_pass@1": "HumanEval, pass@1",
     "humaneval_bits_per_byte": "HumanEval solutions, bits per byte",
 }
@@ -140,11 +141,13 @@ def draw_paper(
 def draw_figure_2_1(
     scores: pd.DataFrame,  # one row an arm, seed and metric
 ) -> Figure:
-    "The paper's figure in grey, and the three metrics of ours."
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
-    draw_paper(axes[0, 0])
-    for axis, metric in zip(axes.flat[1:], METRICS, strict=True):
-        draw_metric(axis, scores, metric)
+    "The paper's figure in grey, and the four metrics of ours."
+    figure = plt.figure(figsize=(11, 6), layout="constrained")
+    places = dict(zip("abcd", METRICS, strict=True))
+    axes = figure.subplot_mosaic("ppa\nbcd")
+    draw_paper(axes["p"])
+    for place, metric in places.items():
+        draw_metric(axes[place], scores, metric)
     scale, n_seeds = scores["scale"].iloc[0], scores["seed"].nunique()
     note = f"bars are means over {n_seeds} seeds; dots are seeds, with 95% intervals over problems"
     figure.supxlabel(f"scale {scale}: {note}", fontsize=8)
@@ -211,7 +214,7 @@ def claims(
 # %% ../nbs/09_results.ipynb #222e321c
 _TABLES = {
     "01a_quality_filter": ["filter_steps.csv", "filter_agreement.csv", "filter_scores.csv"],
-    "01b_synthesis": ["diversity.csv", "drops.csv"],
+    "01b_synthesis": ["diversity.csv", "teachers.csv", "drops.csv"],
     "02_packing": ["decontamination.csv", "packing.json"],
 }
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['candidate', 'candidates', 'check_program', 'proven', 'exercises_of', 'collect', 'blocks_of', 'fair', 'mutants_killed',
-           'as_row', 'textbooks', 'synthesis', 'main', 'recorded_exercises', 'recorded_textbooks']
+           'as_row', 'textbooks', 'foreign_exercises', 'foreign_sections', 'compared', 'synthesis', 'main',
+           'recorded_exercises', 'recorded_textbooks']
 
 # %% ../nbs/01b_synthesis.ipynb #a57dd4d5
 import json
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,11 +26,12 @@ from fastcore.script import call_parse
 from tqdm import tqdm
 
 from .config import get_scale
-from .core import artifact, write_atomic
-from .diversity import Recent, diversity, fingerprint
+from .core import artifact, digest, write_atomic
+from .diversity import Recent, diversity, fingerprint, section_measures, side_by_side
 from .families import family_draft, load_families
 from .pipelines import COURSES, draft, draw_in_course
 from .recorded import recorded_exercises, recorded_textbooks
+from .replies import outputs_of, parse_section, shown_right
 from .routines import routine_draft
 from .sandbox import run_programs
 from .subjects import whole_section
@@ -106,7 +109,7 @@ def proven(
     return [item for item, verdict in zip(made, verdicts, strict=True) if verdict.passed]
 
 # %% ../nbs/01b_synthesis.ipynb #06578d76
-_APART = 600  # exercises between two docstrings that share eight words
+_APART = 2_000  # exercises between two docstrings that share eight words
 
 
 def exercises_of(
@@ -264,7 +267,70 @@ def textbooks(
             break
     return proven(kept, [section_program(section["text"]) for section in kept], drops, "textbook: ")
 
+# %% ../nbs/01b_synthesis.ipynb #e6dacac1
+def foreign_exercises(
+    train: list[Exercise],  # the offline teacher's
+    heldout: list[Exercise],  # the offline teacher's
+    drops: Counter,  # reasons are added here
+) -> list[dict[str, str]]:
+    "The language model's exercises of both splits that pass their test and are new as programs."
+    rows = recorded_exercises()
+    programs = [
+        f"{row['prompt']}{row['solution']}\n{row['test']}\ncheck({row['entry_point']})\n"
+        for row in rows
+    ]
+    other_side = {
+        "train": {fingerprint(exercise.text) for exercise in heldout},
+        "heldout": {fingerprint(exercise.text) for exercise in train},
+    }
+    kept = []
+    for row in proven(rows, programs, drops, "recorded: "):
+        if fingerprint(row["prompt"] + row["solution"]) in other_side[row["split"]]:
+            drops[f"recorded: {row['split']} program is on the offline teacher's other side"] += 1
+        else:
+            kept.append(row)
+    return kept
+
+# %% ../nbs/01b_synthesis.ipynb #928a525e
+def foreign_sections(
+    drops: Counter,  # reasons are added here
+) -> list[dict[str, str]]:
+    "The language model's sections whose programs print what the section shows, here and now."
+    rows, sections, kept = [], [], []
+    for row in recorded_textbooks():
+        try:
+            sections.append(parse_section(row["text"]))
+            rows.append(row)
+        except Dropped as reason:
+            drops[f"recorded textbook: {reason}"] += 1
+    for row, section, outputs in zip(rows, sections, outputs_of(sections), strict=True):
+        if isinstance(outputs, list) and shown_right(section, outputs):
+            kept.append(row)
+        else:
+            drops["recorded textbook: doesn't print what it shows"] += 1
+    return kept
+
+# %% ../nbs/01b_synthesis.ipynb #aaeebe38
+def compared(
+    found: dict[str, list[dict]],  # rows of the five files, by their names
+) -> pd.DataFrame:
+    "Rows (kind, measure) with a column for each teacher, both cut to the size of the smaller set."
+    tables = []
+    for kind, measure in (("exercises", None), ("textbooks", section_measures)):
+        sets = {"offline teacher": found[kind], "language model": found[f"recorded_{kind}"]}
+        table = side_by_side(sets, **({"measure": measure} if measure else {}))
+        tables.append(table.rename_axis("measure").reset_index().assign(kind=kind))
+    return pd.concat(tables)[["kind", "measure", "offline teacher", "language model"]]
+
 # %% ../nbs/01b_synthesis.ipynb #95ea75d5
+def _shipped() -> str:
+    "A digest of what the package ships and this stage reads: families and recorded answers."
+    data = files("phi1_nb") / "data"
+    names = ["lm_exercises.jsonl.gz", "lm_textbooks.jsonl.gz"]
+    paths = sorted(Path(str(data / "families")).glob("*.yaml")) + [data / name for name in names]
+    return digest([[path.name, path.read_bytes().hex()] for path in paths])
+
+
 def synthesis(
     scale: str = "nano",  # one of the four scales of `00b_config`
     build: bool = True,  # False: raise `MissingArtifact` instead of building
@@ -275,18 +341,24 @@ def synthesis(
     config = dict(
         n_exercises=data.n_exercises, n_heldout=data.n_heldout, n_sections=n_sections, seed=seed
     )
-    config["course"] = data.course
+    config |= {"course": data.course, "shipped": _shipped()}
 
     def make(out: Path) -> dict:
         train, heldout, drops = collect(data.n_exercises, data.n_heldout, seed, data.course)
-        sections = textbooks(n_sections, seed, drops, course=data.course)
-        write_atomic(out / "exercises.jsonl", _jsonl([as_row(exercise) for exercise in train]))
-        write_atomic(out / "heldout.jsonl", _jsonl([as_row(exercise) for exercise in heldout]))
-        write_atomic(out / "textbooks.jsonl", _jsonl(sections))
+        found = {
+            "exercises": [as_row(exercise) for exercise in train],
+            "heldout": [as_row(exercise) for exercise in heldout],
+            "textbooks": textbooks(n_sections, seed, drops, course=data.course),
+            "recorded_exercises": foreign_exercises(train, heldout, drops),
+            "recorded_textbooks": foreign_sections(drops),
+        }
+        for name, rows in found.items():
+            write_atomic(out / f"{name}.jsonl", _jsonl(rows))
         diversity(train).to_csv(out / "diversity.csv", index=False)
+        compared(found).to_csv(out / "teachers.csv", index=False)
         reasons = pd.DataFrame(sorted(drops.items()), columns=["reason", "count"])
         reasons.to_csv(out / "drops.csv", index=False)
-        return {"exercises": len(train), "heldout": len(heldout), "textbooks": len(sections)}
+        return {name: len(rows) for name, rows in found.items()}
 
     return artifact("01b_synthesis", scale, config, {}, make, build=build)
 

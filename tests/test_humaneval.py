@@ -25,7 +25,7 @@ SWAPS = (
     ("return ", "return not "),
     ("1", "2"),
 )
-N = {"heldout": 4, "humaneval": 3}
+N = {"heldout": 4, "recorded": 3, "humaneval": 3}
 TOY = [
     {
         "prompt": f'def times_{n}(x):\n    """{n} times x."""\n',
@@ -96,6 +96,9 @@ def test_their_command_reads_our_files(tmp_path):
 
 
 def heldout(folder: Path) -> list[dict]:
+    "The problems of the set; and three of another teacher's, beside one that is trained on."
+    foreign = [row | {"split": "train"} for row in TOY[:1]] + TOY[1:]
+    humaneval.write_jsonl(folder / "recorded_exercises.jsonl", foreign)
     (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TOY))
     return humaneval.heldout_problems(folder)
 
@@ -163,14 +166,15 @@ def test_every_arm_and_seed_is_scored_and_a_cut_run_goes_on(study, monkeypatch):
     assert not (core.home() / "runs/tiny/06_humaneval").exists()
     folder = humaneval.humaneval("tiny")
     again = {part for part in seen if seen.count(part) > 1}
-    assert again == {seen[5], seen[6]} and len(set(seen)) == 20
+    assert again == {seen[4], seen[5], seen[6]} and len(set(seen)) == 28
     scores = pd.read_csv(folder / "scores.csv")
     columns = "scale arm seed metric n value low high preset max_new_tokens lost"
     assert list(scores) == columns.split()
-    assert len(scores) == 4 * 2 * 3 and not scores.isna().any(axis=None)
+    assert len(scores) == 4 * 2 * 4 and not scores.isna().any(axis=None)
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
     assert set(scores["metric"]) == {
         "heldout_pass@1",
+        "recorded_pass@1",
         "humaneval_pass@1",
         "humaneval_bits_per_byte",
     }
@@ -183,7 +187,7 @@ def test_every_arm_and_seed_is_scored_and_a_cut_run_goes_on(study, monkeypatch):
     assert set(curves["metric"]) == {f"heldout_pass@{k}" for k in (1, 2, 3)}
     assert (curves["n"] == 2).all()
     pairs = pd.read_csv(folder / "comparisons.csv")
-    assert len(pairs) == 4 * 2 * 2 and (pairs["n"] == pairs["benchmark"].map(N)).all()
+    assert len(pairs) == 4 * 2 * 3 and (pairs["n"] == pairs["benchmark"].map(N)).all()
     for benchmark, n in N.items():
         page = (folder / f"{benchmark}.html").read_text()
         assert page.count("<details>") == n and all(arm in page for arm in config.ARMS)
@@ -201,7 +205,7 @@ def test_results_are_kept_in_one_table(study, tmp_path):
     folder = humaneval.humaneval("tiny")
     for _ in range(2):
         table = humaneval.publish(folder, "tiny")
-        assert len(table) == 4 * 2 * 3 + 4 * 3
+        assert len(table) == 4 * 2 * 4 + 4 * 3
     written = pd.read_csv(tmp_path / "results/tiny/humaneval.csv")
     columns = "arm seed benchmark metric preset n value low high max_new_tokens lost"
     assert list(written) == columns.split() and len(written) == len(table)

@@ -15,6 +15,7 @@ import pytest
 
 from phi1_nb import recorded, replies, synthesis
 from phi1_nb.contamination import Gate, benchmark_problems, functions, shape
+from phi1_nb.core import digest
 from phi1_nb.instructions import exercise_wish
 from phi1_nb.sandbox import run_programs
 
@@ -50,6 +51,30 @@ def test_programs_that_are_no_exercise_are_dropped_by_reason():
     texts = [ANSWER.format(name="laps_above", body=body) for body in BODIES]
     found, drops = recorded.exercises_from(texts, [exercise_wish(0)] * len(texts), GATE)
     assert not found and +drops == Counter(BODIES.values())
+
+
+def test_what_running_refused_is_kept_apart_and_what_could_not_be_read_is_not():
+    texts = [ANSWER.format(name="laps_above", body=body) for body in BODIES]
+    texts += [ANSWER.format(name="laps_above", body=GOOD), "no code", None]
+    wishes = [exercise_wish(0)] * len(texts)
+    refused, outcomes = recorded.refused_from(texts, wishes, GATE)
+    unread = Counter({"imports something else": 1, "reads, prints or draws": 1})
+    unread |= {"not one code block": 1, "cut or failed": 1}
+    assert all(outcomes[reason] == n for reason, n in unread.items())
+    assert len(refused) + (+outcomes).total() == len(texts) and outcomes["proven"] == 1
+    assert refused and {row["reason"] for row in refused} <= set(BODIES.values()) - set(unread)
+    for row in refused:
+        assert list(row) == ["prompt", "solution", "reason"]
+        form = functions(row["prompt"] + row["solution"])[0]
+        assert int(digest(list(shape(form))), 16) % 5, "its program is in the foreign test set"
+
+
+def test_the_shipped_refusals_are_of_no_held_out_program():
+    heldout = {shape(functions(row["prompt"] + row["solution"])[0])
+               for row in recorded.recorded_exercises() if row["split"] == "heldout"}  # fmt: skip
+    rows = recorded.refused_exercises()
+    assert rows and all(functions(row["prompt"] + row["solution"]) for row in rows)
+    assert not heldout & {shape(functions(row["prompt"] + row["solution"])[0]) for row in rows}
 
 
 def test_a_proven_exercise_passes_its_own_test_and_a_wrong_one_fails_it():

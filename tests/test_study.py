@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
@@ -22,6 +23,7 @@ from phi1_nb.core import MissingArtifact, content_digest, file_sha256, read_mani
 from phi1_nb.packing import PackedRows, packing
 from phi1_nb.pretrain import pretrain
 from phi1_nb.study import study
+from phi1_nb.tokenizer import load_tokenizer
 
 SCRIPT = Path(__file__).parent / "tiny_study.py"
 STAGES = (
@@ -85,11 +87,43 @@ def test_nothing_half_written_is_left(home):
 def test_ablation_has_every_arm_seed_and_metric(home):
     table = pd.read_csv(home / "results" / "tiny" / "ablation.csv")
     assert list(table) == "scale,arm,seed,metric,n,value,low,high".split(",")
-    metrics = ["heldout_pass@1", "humaneval_pass@1", "humaneval_bits_per_byte"]
+    metrics = ["heldout_pass@1", "recorded_pass@1", "humaneval_pass@1", "humaneval_bits_per_byte"]
     found = set(zip(table.arm, table.seed, table.metric, strict=True))
     assert found == {(a, s, m) for a in ARMS for s in tiny.seeds for m in metrics}
     assert (table.low <= table.value).all() and (table.value <= table.high).all()
     assert set(table.n[table.metric == "humaneval_pass@1"]) == {164}
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_recorded_data_are_trained_on_once_and_their_held_out_part_is_not(home):
+    runs = home / "runs" / "tiny"
+    recorded = rows_of(runs / "01b_synthesis" / "recorded_exercises.jsonl")
+    own = rows_of(runs / "01b_synthesis" / "exercises.jsonl")
+    texts = []
+    for name in ("codeexercises.bin", "codeexercises.val.bin"):
+        ids = np.fromfile(runs / "02_packing" / name, np.uint16)
+        packed = load_tokenizer(runs / "02_packing").decode(ids.tolist())
+        texts.append(packed.split("<|endoftext|>")[:-1])
+    for row in recorded:
+        times = sum(part.count(row["prompt"] + row["solution"]) for part in texts)
+        assert times == (row["split"] == "train"), row["entry_point"]
+    trained = {row["prompt"] + row["solution"] for row in recorded}
+    halves = np.array_split([text in trained for text in texts[0]], 2)
+    assert min(half.sum() for half in halves) > 0.25 * sum(half.sum() for half in halves)
+    gate = pd.read_csv(runs / "02_packing" / "decontamination.csv")
+    checked = gate[gate.reason == "checked"].set_index(["set", "source"]).documents
+    n_train = sum(row["split"] == "train" for row in recorded)
+    assert checked["codeexercises", "language model"] == n_train
+    assert checked["codeexercises", "offline teacher"] == len(own)
+    sections = rows_of(runs / "01b_synthesis" / "recorded_textbooks.jsonl")
+    assert checked["codetextbook", "language model"] == len(sections)
+    told = pd.read_csv(runs / "06_humaneval" / "scores.csv")
+    assert set(told.n[told.metric == "recorded_pass@1"]) == {
+        min(len(recorded) - n_train, tiny.data.n_heldout)
+    }
 
 
 def test_a_second_run_builds_nothing(home):
@@ -166,6 +200,27 @@ def test_a_corrupt_packed_file_is_named(home, tmp_path, monkeypatch):
     monkeypatch.setenv("PHI1_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="raw_code.bin does not match its manifest: delete"):
         packing("tiny")
+
+
+def test_a_further_benchmark_is_kept_out_and_is_part_of_the_key(home, tmp_path, monkeypatch):
+    subprocess.run(["cp", "-r", home / "runs", tmp_path / "runs"], check=True)
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    own = rows_of(tmp_path / "runs/tiny/01b_synthesis/exercises.jsonl")
+    row = max(own, key=lambda row: len(row["prompt"]))
+    task = {"task_id": 601, "text": row["prompt"], "code": row["prompt"] + row["solution"]}
+    (tmp_path / "runs/benchmarks").mkdir()
+    (tmp_path / "runs/benchmarks/mbpp.jsonl").write_text(json.dumps(task) + "\n")
+    folder = packing("tiny")
+    gate = pd.read_csv(folder / "decontamination.csv")
+    found = gate[gate.task_id == "mbpp/601"]
+    assert set(zip(found["set"], found["source"], strict=True)) >= {
+        ("codeexercises", "offline teacher")
+    }
+    assert list(read_manifest(folder)["config"]["benchmarks"]) == ["mbpp.jsonl"]
+    packed = load_tokenizer(folder).decode(
+        np.fromfile(folder / "codeexercises.bin", np.uint16).tolist()
+    )
+    assert row["prompt"] + row["solution"] not in packed
 
 
 def test_packed_rows_refuse_a_torn_file(tmp_path):

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -224,3 +226,38 @@ def test_command_writes_the_same_bytes_twice_and_refuses_nonsense(tmp_path):
     }  # fmt: skip
     assert "make its folder" in call("--n", 5, "--out", tmp_path / "no" / "x.jsonl").stderr
     assert "at least one" in call("--n", 0, "--out", first).stderr
+
+
+def test_recorded_exercises_are_new_on_the_other_side_and_lose_what_fails(made, monkeypatch):
+    train, heldout, _ = made
+    rows = synthesis.recorded_exercises()[:20]
+    spoiled = rows[0] | {"solution": "    return object()\n"}
+    crossing = [
+        {"split": "train", **{k: v for k, v in vars(heldout[0]).items() if k != "split"}},
+        {"split": "heldout", **{k: v for k, v in vars(train[0]).items() if k != "split"}},
+    ]
+    monkeypatch.setattr(synthesis, "recorded_exercises", lambda: [*rows, spoiled, *crossing])
+    drops = Counter()
+    kept = synthesis.foreign_exercises(train, heldout, drops)
+    assert drops.total() == 23 - len(kept) and drops["recorded: sandbox: failed"] == 1
+    crossed = [n for reason, n in drops.items() if "other side" in reason]
+    assert len(crossed) == 2 and spoiled not in kept
+    assert all(row not in kept for row in crossing) and set(map(str, kept)) <= set(map(str, rows))
+
+
+def test_a_section_that_shows_something_else_is_dropped(monkeypatch):
+    rows = synthesis.recorded_textbooks()
+    spoiled = rows[0] | {"text": rows[0]["text"].replace("```\n", "```\nsomething else\n", 4)}
+    monkeypatch.setattr(synthesis, "recorded_textbooks", lambda: [spoiled, *rows[1:]])
+    drops = Counter()
+    assert synthesis.foreign_sections(drops) == rows[1:] and drops.total() == 1
+
+
+def test_the_data_that_a_package_ships_are_part_of_the_key(monkeypatch, tmp_path):
+    before = synthesis._shipped()
+    package = tmp_path / "phi1_nb"
+    shutil.copytree(Path(synthesis.__file__).parent / "data", package / "data")
+    monkeypatch.setattr(synthesis, "files", lambda _: package)
+    assert synthesis._shipped() == before
+    (package / "data" / "families" / "bits.yaml").write_text("[]")
+    assert synthesis._shipped() != before
