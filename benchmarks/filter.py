@@ -232,7 +232,7 @@ def report(values: dict[str, list[float]], n: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--documents", type=int, default=1200)
-    parser.add_argument("--rounds", type=int, default=5, help="of each; 4 more of the workers")
+    parser.add_argument("--rounds", type=int, default=5, help="of each, earlier calls' included")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier measurements")
     parser.add_argument("--minutes", type=float, default=60, help="no measurement begins later")
     parser.add_argument("--once", type=int, help="clean with so many workers, print the seconds")
@@ -248,11 +248,10 @@ def main() -> None:
         parser.error(f"{asked.keep} holds rounds of {values['documents']} documents, not {n}")
     folder = Path(tempfile.mkdtemp())
     tasks = measurements(n, folder)
-    wanted = {name: asked.rounds + (4 if "worker" in name else 0) for name in tasks}
-    for number in range(3 * max(wanted.values())):
+    for number in range(3 * asked.rounds):
         for name in list(tasks) if number % 2 == 0 else list(tasks)[::-1]:
             done = values.setdefault(name, [])
-            enough = len(done) > min(number, wanted[name] - 1)
+            enough = len(done) > min(number, asked.rounds - 1)
             if enough or time.monotonic() - began > 60 * asked.minutes:
                 continue
             waited, taken = pressure(), tasks[name]()
@@ -263,7 +262,7 @@ def main() -> None:
                 done.append(taken)
             if asked.keep:
                 asked.keep.write_text(json.dumps(values))
-    left = sum(wanted[name] - len(values[name]) for name in tasks)
+    left = sum(asked.rounds - len(values[name]) for name in tasks)
     print(f"{left} measurements are left" if left else "complete")
     if not left:
         report(values, n)
