@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RESERVED_GB', 'ITEMS', 'implied_shares', 'expected_share', 'activations', 'memory', 'largest_micro_batch', 'Plan',
-           'plan', 'data_costs', 'corpus_costs', 'main']
+           'plan', 'data_costs', 'corpus_rates', 'corpus_costs', 'main']
 
 # %% ../nbs/03e_plan.ipynb #8171a839
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from json import dumps
 
 import pandas as pd
@@ -224,11 +225,22 @@ def data_costs(
         rows.append((work, ITEMS[work], hours, cost))
     return pd.DataFrame(rows, columns=["work", "items", "gpu_hours", "dollars"]).set_index("work")
 
+# %% ../nbs/03e_plan.ipynb #5aff1e16
+def corpus_rates(
+    path: str | None = None,  # CSV of `benchmarks/filter.py`; `None`: the study's machine's
+) -> dict[str, float]:
+    "Documents a second of one core by step, for the most documents that were measured."
+    source = path or files("phi1_nb") / "data" / "filter_steps.csv"
+    with open(source, encoding="utf-8") as file:
+        table = pd.read_csv(file)
+    if missing := {"step", "documents", "documents_per_s"} - set(table):
+        raise ValueError(f"{source} has no column {sorted(missing)}: give `benchmarks/filter.py`'s")
+    last = table.sort_values("documents").groupby("step", sort=False).last()
+    return last.documents_per_s.astype(float).to_dict()
+
 # %% ../nbs/03e_plan.ipynb #d1da81dd
 def corpus_costs(
-    documents_per_s: dict[
-        str, float
-    ],  # of one core, by step: `benchmarks/results/filter_steps.csv`
+    documents_per_s: dict[str, float],  # of one core, by step, as in `corpus_rates`
     files: int = ITEMS["embed"],  # in the corpus
     cores: int = 64,  # that share the work
     price: float = 0.04,  # dollars for a core-hour
@@ -277,7 +289,9 @@ def main(
     annotate_dollars: float = None,  # for one sample, by an API
     embed_dollars: float = None,  # for one file, by an API
     generate_dollars: float = None,  # for one token, by an API
-    rates: str = None,  # CSV of `benchmarks/filter.py`: cost of cleaning 35 million files
+    rates: str = None,  # CSV of `benchmarks/filter.py`; the study's machine's if left out
+    cores: int = 64,  # that clean the 35 million files
+    core_price: float = 0.04,  # of a core-hour
     json: bool = False,  # print one JSON object
 ):
     "What a run of the paper needs: parameters, FLOPs, memory, hours, cost."
@@ -286,10 +300,7 @@ def main(
     bills = {"annotate": annotate_dollars, "embed": embed_dollars, "generate": generate_dollars}
     items = [{k: v for k, v in each.items() if v is not None} for each in (given, bills)]
     costs = data_costs(*items, price=price)
-    cleaning = pd.DataFrame()
-    if rates:
-        measured = pd.read_csv(rates).sort_values("documents").groupby("step").last()
-        cleaning = corpus_costs(measured.documents_per_s.to_dict())
+    cleaning = corpus_costs(corpus_rates(rates), cores=cores, price=core_price)
     if json:
         data = {"data": costs.to_dict("index"), "cleaning": cleaning.to_dict("index")}
         print(dumps(asdict(made) | data, indent=1))
@@ -299,5 +310,6 @@ def main(
     print(implied_shares().to_string(float_format="{:.3g}".format))
     if len(costs):
         print(costs.to_string(float_format="{:,.1f}".format))
-    if len(cleaning):
-        print(cleaning.to_string(float_format="{:,.1f}".format))
+    measured = rates or "measured on one core of the study's machine"
+    print(f"Cleaning {ITEMS['embed']:,} files on {cores} cores, at rates {measured}:")
+    print(cleaning.to_string(float_format="{:,.1f}".format))

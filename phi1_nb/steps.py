@@ -379,7 +379,7 @@ class Ray(RayPipelineExecutor):
         if failed := self.get_incomplete_ranks():
             raise RuntimeError(
                 f"{len(failed)} of {self.tasks} tasks of {self.pipeline[-1].name} failed on Ray: "
-                f"read {self.logging_dir.path}/logs, then run again to go on"
+                f"read {self.logging_dir.path}/logs, or Ray's own logs, then run again to go on"
             )
 
 # %% ../nbs/00w_steps.ipynb #ab740a06

@@ -13,7 +13,15 @@ from phi1_nb.config import get_scale
 from phi1_nb.flops import flops
 from phi1_nb.model import count_parameters
 from phi1_nb.paper import paper_table
-from phi1_nb.plan import data_costs, implied_shares, largest_micro_batch, memory, plan
+from phi1_nb.plan import (
+    corpus_costs,
+    corpus_rates,
+    data_costs,
+    implied_shares,
+    largest_micro_batch,
+    memory,
+    plan,
+)
 
 ROOT = Path(__file__).parent.parent
 PHI_1 = get_scale("phi-1")
@@ -91,6 +99,24 @@ def test_memory_is_within_a_tenth_of_what_was_measured(tmp_path):
     assert len(rows) == 1
     for row in rows:
         assert float(row["predicted_mb"]) == pytest.approx(float(row["measured_mb"]), rel=0.1), row
+
+
+def test_the_packaged_rates_are_the_benchmarks(tmp_path):
+    measured = ROOT / "benchmarks" / "results" / "filter_steps.csv"
+    assert corpus_rates() == corpus_rates(str(measured))
+    with open(measured, newline="") as file:
+        rows = list(csv.DictReader(file))
+    most = max(int(row["documents"]) for row in rows)
+    expected = {
+        row["step"]: float(row["documents_per_s"]) for row in rows if int(row["documents"]) == most
+    }
+    assert corpus_rates() == expected and len(expected) == 10
+    hours = 35e6 / 3600 * sum(1 / rate for rate in expected.values())
+    costs = corpus_costs(expected, cores=10, price=0.5).loc["all steps"]
+    assert costs.to_list() == pytest.approx([hours, hours / 10, hours / 2])
+    (tmp_path / "other.csv").write_text("step,seconds\nread,1\n")
+    with pytest.raises(ValueError, match="has no column .*documents_per_s.* give"):
+        corpus_rates(str(tmp_path / "other.csv"))
 
 
 def test_data_costs_are_items_times_cost():

@@ -327,7 +327,8 @@ def recorded_snippets(n: int, votes: bool) -> list[dict]:
     for row in read_recorded("annotations.jsonl.gz")[:n]:
         label = int(rng.integers(6))
         near = [int(np.clip(label + step, 0, 5)) for step in rng.integers(-1, 2, 9)]
-        said = {"label": label, "probabilities": (np.eye(6)[label] * 0.9 + 0.1 / 6).tolist()}
+        said = dict.fromkeys(("votes", "rephrased_votes", "rephrased"))
+        said |= {"label": label, "probabilities": (np.eye(6)[label] * 0.9 + 0.1 / 6).tolist()}
         if votes:
             said |= {"votes": [*near[:4], None], "rephrased_votes": [None, *near[4:8]]}
         lines.append(row | said)
@@ -345,13 +346,15 @@ def test_votes_are_used_where_they_were_recorded():
     assert 0.6 < of.value["its other votes"] < 1 and (asked.low <= asked.value).all()
     assert of.n["its other votes"] == of.n["the question rephrased"] == 698
     assert label_of({"votes": [None, None], "probabilities": [1, 0, 0, 0, 0, 0]}) is None
-    empty = annotator_quality([row | {"probabilities": None} for row in blind_rows(blind)], blind)
+    empty = annotator_quality(blind_rows(blind), blind)
     assert set(empty.annotator) == {"rubric"} and (empty.n == 100).all()
 
 
 def blind_rows(blind: list[dict]) -> list[dict]:
     codes = {row["sha256"] for row in blind}
-    return [row for row in read_recorded("annotations.jsonl.gz") if row["sha256"] in codes]
+    silent = dict.fromkeys(("votes", "rephrased_votes", "rephrased", "probabilities"))
+    recorded = read_recorded("annotations.jsonl.gz")
+    return [row | silent for row in recorded if row["sha256"] in codes]
 
 
 def test_a_model_that_has_judged_enough_gets_a_forest_of_its_own(monkeypatch):

@@ -20,6 +20,7 @@ from phi1_nb.corpus import (
     EXCLUDED,
     REASONS,
     Document,
+    ShardWriter,
     corpus_packages,
     folder_files,
     installed_files,
@@ -350,13 +351,6 @@ def test_slurm_gives_what_one_machine_gives(code, tmp_path, monkeypatch):
     assert everything(tmp_path / "cluster") == everything(tmp_path / "local")
 
 
-class Failing(Files):
-    def documents(self, rank, world_size):
-        if rank == 1:
-            raise ValueError("no disk")
-        return Files.documents(self, rank, world_size)
-
-
 @pytest.fixture
 def ray_cluster(monkeypatch):
     ray = pytest.importorskip("ray")
@@ -368,11 +362,18 @@ def ray_cluster(monkeypatch):
 
 @pytest.mark.slow
 def test_ray_gives_what_one_machine_gives(code, tmp_path, ray_cluster):
-    files = folder_files(code)
-    source = Files(files, task_mb=0.005)
-    assert source.n_tasks() > 2
-    with pytest.raises(RuntimeError, match="1 of .* tasks of sign failed on Ray"):
-        clean(Failing(files, task_mb=0.005), tmp_path / "cluster", kind="ray")
+    documents = list(Files(folder_files(code)).documents(0, 1))
+    for i in range(3):
+        with ShardWriter(tmp_path / f"raw{i}") as shards:
+            for document in documents[i::3]:
+                shards.write(document)
+    source = Rows(sorted(tmp_path.glob("raw*/*.parquet")))
+    whole = source.files[1].read_bytes()
+    source.files[1].write_bytes(whole[:100])
+    with pytest.raises(RuntimeError, match="1 of 3 tasks of sign failed on Ray: read .*, then run"):
+        clean(source, tmp_path / "cluster", kind="ray")
+    assert "is no Parquet file" in (tmp_path / "cluster/logs/0/logs/task_00001.log").read_text()
+    source.files[1].write_bytes(whole)
     counts = clean(source, tmp_path / "cluster", kind="ray")
     assert counts == clean(source, tmp_path / "local", workers=1)
     assert everything(tmp_path / "cluster") == everything(tmp_path / "local")
