@@ -22,7 +22,7 @@ from phi1_nb.effects import effects, problems_won
 from phi1_nb.elsewhere import bring_home
 from phi1_nb.mixtures import SETS
 from phi1_nb.packing import FILTERED_OUT
-from phi1_nb.recorded import recorded_exercises
+from phi1_nb.recorded import recorded_exercises, recorded_textbooks
 from phi1_nb.runs import read_run
 from phi1_nb.tokenizer import train_tokenizer
 
@@ -46,6 +46,8 @@ def inputs(tmp_path_factory):
                 writer.write(Document(text, path.name, "python", tokens=len(text), reason=reason))
     rows = [row | {"family": "list_int.map.list"} for row in recorded_exercises()]
     renamed = [row | {"prompt": row["prompt"].replace("def ", "def my_")} for row in rows]
+    jsonl(folder / "recorded_exercises.jsonl", rows)
+    jsonl(folder / "recorded_textbooks.jsonl", recorded_textbooks())
     jsonl(folder / "exercises.jsonl", renamed[:120])
     jsonl(folder / "heldout.jsonl", renamed[120:126])
     section = "# Part {0}\n\nA list keeps {0} values in order. A loop visits each of them once.\n"
@@ -113,7 +115,7 @@ def test_trained_in_a_copy_elsewhere_and_scored_at_home_without_the_weights(work
     finish(work)
     assert summaries == {name: (work / name / "summary.json").read_bytes() for name in names}
     scores = pd.read_csv(work / "scores.csv")
-    metrics = {"heldout_pass@1", "foreign_pass@1", "humaneval_bits_per_byte", "textbook_loss"}
+    metrics = {"heldout_pass@1", "recorded_pass@1", "humaneval_bits_per_byte", "textbook_loss"}
     for arm in ARMS:
         found = scores[scores.arm == arm]
         assert set(found[found.model == "finetuned"].metric) == metrics and len(found) == 6
@@ -122,8 +124,7 @@ def test_trained_in_a_copy_elsewhere_and_scored_at_home_without_the_weights(work
     both = table[(table.model == "pretrained") & (table.arm == "without execution")]
     assert (both.difference == 0).all(), "the arms share their pretrained model"
     won = problems_won(work)
-    foreign = sum(row["split"] == "heldout" for row in recorded_exercises())
-    assert set(won[won.metric == "foreign_pass@1"].trials) == {foreign}
+    assert set(won[won.metric == "recorded_pass@1"].trials) == {tiny.data.n_heldout}
 
 
 @pytest.mark.slow
