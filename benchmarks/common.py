@@ -4,12 +4,24 @@ Peers that are no requirement of the package are named in `benchmarks/requiremen
 """
 
 import csv
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def require(*modules: str) -> None:
+    "Stop, naming the peers that aren't installed and how to get them."
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"not installed: {', '.join(missing)}. All peers: pip install --target .peers "
+            "--no-deps -r benchmarks/requirements.txt, and PYTHONPATH=.peers"
+        )
 
 
 def interleaved(

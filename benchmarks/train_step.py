@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import interleaved, row, seconds, write
+from benchmarks.common import interleaved, require, row, seconds, write
 from benchmarks.peers import SHAPES, trainable
 from phi1_nb.model import compile_blocks, count_parameters
 
@@ -67,6 +67,7 @@ def main():
     parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
     how = parser.parse_args()
+    require("transformers", "litgpt")
     config, batch = SHAPES[how.shape]
     names = [("ours", False), *((peer, False) for peer in PEERS)]
     if config.attn_dropout:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'snippet', 'stratified', 'calibrated_messages', 'estimate', 'Votes', 'ask_annotator', 'read_recorded',
-           'answered', 'drawn_votes', 'kappa', 'kappa_interval', 'confusion', 'annotator_quality']
+           'answered', 'vote_table', 'label_of', 'drawn_votes', 'kappa', 'kappa_interval', 'self_agreement',
+           'confusion', 'annotator_quality']
 
 # %% ../nbs/00x_annotation.ipynb #0cef02e4
 import gzip
@@ -13,6 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,26 @@ def answered(
     "The snippets that the model has judged; the others are in the file with their code alone."
     return [row for row in recorded if row["probabilities"]]
 
+# %% ../nbs/00x_annotation.ipynb #ab31a9d3
+def vote_table(
+    recorded: list[dict],  # of "annotations.jsonl.gz"; lines without votes are left out
+    rephrased: bool = False,  # the votes on the question in other words
+) -> np.ndarray:
+    "Scores (snippets, votes), `nan` where a vote could not be read; (0, 0) without votes."
+    votes = [row.get("rephrased_votes" if rephrased else "votes") for row in recorded]
+    return pd.DataFrame([given for given in votes if given], dtype=float).to_numpy()
+
+# %% ../nbs/00x_annotation.ipynb #140f3dea
+def label_of(
+    row: dict,  # a line of "annotations.jsonl.gz"
+    rephrased: bool = False,  # what was said to the question in other words
+) -> int | None:
+    "The model's label; `None` if it was not asked, or no vote could be read."
+    if votes := row.get("rephrased_votes" if rephrased else "votes"):
+        return Votes(tuple(vote for vote in votes if vote is not None)).label
+    probabilities = row.get("rephrased" if rephrased else "probabilities")
+    return int(np.argmax(probabilities)) if probabilities else None
+
 # %% ../nbs/00x_annotation.ipynb #b32cc85b
 def drawn_votes(
     probabilities: list[float],  # of the scores 0 to 5, at temperature 1
@@ -231,6 +253,28 @@ def kappa_interval(
     low, high = np.nanquantile(values, [0.025, 0.975])
     return kappa(one, other, weighted), float(low), float(high)
 
+# %% ../nbs/00x_annotation.ipynb #9b9945eb
+def self_agreement(
+    votes: np.ndarray,  # of `vote_table`
+    educational: int | None = None,  # two classes, from this label on; `None`: labels, weighted
+    n_draws: int = 300,  # bootstrap samples of the snippets
+) -> tuple[float, float, float]:
+    "The mean over all pairs of votes of `kappa`, and the ends of its 95% interval."
+
+    def mean(rows: np.ndarray) -> float:
+        values = []
+        for i, j in combinations(range(rows.shape[1]), 2):
+            pair = rows[~np.isnan(rows[:, [i, j]]).any(1)][:, [i, j]]
+            pair = pair if educational is None else pair >= educational
+            values.append(kappa(*pair.T, educational is None) if len(pair) else np.nan)
+        known = [value for value in values if not np.isnan(value)]
+        return float(np.mean(known)) if known else float("nan")
+
+    random = generator(0, "self-agreement")
+    draws = random.integers(len(votes), size=(n_draws, len(votes)))
+    low, high = np.nanquantile([mean(votes[d]) for d in draws], [0.025, 0.975])
+    return mean(votes), float(low), float(high)
+
 # %% ../nbs/00x_annotation.ipynb #45dc680b
 def confusion(
     blind: Iterable[int],  # labels of the person
@@ -246,35 +290,32 @@ def annotator_quality(
     recorded: list[dict],  # of "annotations.jsonl.gz"
     blind: list[dict],  # of "blind_labels.jsonl"
     educational: int = 3,  # labels from here on are one class
+    n_drawn: int = 5,  # votes drawn for each snippet, if none were recorded
 ) -> pd.DataFrame:
-    "Rows `annotator, against, metric, value, low, high, n`."
-    random = generator(0, "annotator quality")
-    recorded = answered(recorded)
+    "Rows `annotator, against, metric, value, low, high, n`; `n` counts snippets."
+    judged, random = answered(recorded), generator(0, "annotator quality")
     by_code = {row["sha256"]: row for row in recorded}
-    votes = [drawn_votes(row["probabilities"], 2, random).scores for row in recorded]
-    twice = [row for row in recorded if row.get("rephrased")]
-    person = [row for row in blind if row["sha256"] in by_code]
-    truth = [row["label"] for row in person]
+    person = [(row["label"], by_code[row["sha256"]]) for row in blind if row["sha256"] in by_code]
+    votes, against = vote_table(judged), "its other votes"
+    if not votes.size and judged:
+        drawn = [drawn_votes(row["probabilities"], n_drawn, random).scores for row in judged]
+        votes, against = np.array(drawn, dtype=float), "its other votes, drawn"
+    kinds = ("weighted kappa of labels", None), ("kappa of classes", educational)
+    rows = [
+        ("model", against, metric, *self_agreement(votes, cut), len(votes))
+        for metric, cut in kinds
+        if len(votes)
+    ]
     pairs = {
-        ("model", "a second vote"): np.array(votes).T,
-        ("model", "the question rephrased"): np.array(
-            [(row["label"], int(np.argmax(row["rephrased"]))) for row in twice]
-        ).T,
-        ("model", "a person, blind"): np.array(
-            [truth, [by_code[row["sha256"]]["label"] for row in person]]
-        ),
-        ("rubric", "a person, blind"): np.array(
-            [truth, [by_code[row["sha256"]]["rubric"] for row in person]]
-        ),
+        ("model", "the question rephrased"): [(label_of(r), label_of(r, True)) for r in judged],
+        ("model", "a person, blind"): [(label, label_of(row)) for label, row in person],
+        ("rubric", "a person, blind"): [(label, row["rubric"]) for label, row in person],
+        ("rubric", "the model"): [(row["rubric"], label_of(row)) for row in judged],
     }
-    rows = []
-    for (annotator, against), pair in pairs.items():
-        if not pair.size:
-            continue
-        for metric, (one, other), weighted in (
-            ("weighted kappa of labels", pair, True),
-            ("kappa of classes", pair >= educational, False),
-        ):
-            interval = kappa_interval(np.asarray(one), np.asarray(other), weighted)
-            rows.append((annotator, against, metric, *interval, len(one)))
+    for names, found in pairs.items():
+        if known := [pair for pair in found if None not in pair]:
+            for metric, cut in kinds:
+                one, other = np.array(known).T if cut is None else np.array(known).T >= cut
+                interval = kappa_interval(one, other, cut is None)
+                rows.append((*names, metric, *interval, len(known)))
     return pd.DataFrame(rows, columns="annotator against metric value low high n".split())

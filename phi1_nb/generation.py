@@ -13,11 +13,39 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from .cache import KVCache
 from .core import generator
-from .model import KVCache, Phi
+from .model import Phi
+
+# %% ../nbs/03b_generation.ipynb #b3d1e0a3
+def _likeliest(logits: Tensor) -> Tensor:
+    "The first largest entry of each row; on a CPU numpy finds it sooner."
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.numpy(force=True).argmax(-1))
+
+
+def _draw(p: Tensor, uniform: Tensor, size: int = 64) -> Tensor:
+    "The entry at a share of each row's sum: first the block of `size` entries, then the one in it."
+    blocks = (F.pad(p, (0, -p.shape[1] % size)) if p.shape[1] % size else p).unflatten(
+        1, (-1, size)
+    )
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    height = uniform[:, None] * ends[:, -1:]
+    block = _reaching(ends, height)
+    height = height - F.pad(ends, (1, 0)).gather(1, block)
+    inside = blocks.take_along_dim(block[:, :, None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
+    return (block * size + _reaching(inside, height))[:, 0]
+
+
+def _reaching(ends: Tensor, height: Tensor) -> Tensor:
+    "The first of the rising `ends` above `height`, (B, 1): an entry that adds something to them."
+    below_last = torch.nextafter(ends[:, -1:], ends.new_zeros(()))
+    return torch.searchsorted(ends, height.clamp(min=0).minimum(below_last), right=True)
 
 # %% ../nbs/03b_generation.ipynb #26d0cf0e
 def pick(
@@ -27,17 +55,13 @@ def pick(
     uniform: Tensor | None = None,  # (B,) random numbers in [0, 1), float64; unused when greedy
 ) -> Tensor:
     "The next token of each row, (B,). Raises `ValueError` for logits that are NaN."
-    best = logits.max(-1)
-    if best.values.isnan().any():
+    logits = logits.float()
+    if logits.amax(-1).isnan().any():
         raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
     if temperature == 0:
-        return best.indices
-    p = torch.softmax(logits.float() / temperature, -1)
-    if top_p < 1:
-        p = _nucleus(p, top_p)
-    height = p.cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(height, (uniform * height[:, -1])[:, None], right=True)
-    return place.clamp(max=logits.shape[1] - 1)[:, 0]
+        return _likeliest(logits)
+    p = torch.softmax(logits / temperature, -1)
+    return _draw(_nucleus(p, top_p) if top_p < 1 else p, uniform)
 
 
 def _nucleus(p: Tensor, top_p: float, n_likeliest: int = 64) -> Tensor:
@@ -86,15 +110,15 @@ def _padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
 class _Batch:
     "The texts that are being decoded: slot i of the cache belongs to prompt `owners[i]`."
 
-    def __init__(self, model: Phi, n_slots: int, capacity: int):
+    def __init__(self, model: Phi, cache: KVCache):
         weight = model.embed.weight
-        self.model, self.device, self.n_slots = model, weight.device, n_slots
-        self.cache = KVCache(model.config, n_slots, capacity, weight)
+        self.model, self.cache, self.device = model, cache, weight.device
         self.owners: list[int] = []
         self.logits = torch.empty(0, len(weight), device=weight.device, dtype=weight.dtype)
 
-    def join(self, owners: list[int], prompts: list[list[int]], n_tokens: int = 4096) -> None:
-        "Read prompts into free slots, about `n_tokens` at a time; their logits stand last."
+    def join(self, owners: list[int], prompts: list[list[int]]) -> None:
+        "Read prompts into free slots, some thousand tokens at a time; their logits stand last."
+        n_tokens = 1024 if self.device.type == "cpu" else 4096
         while owners:
             n = max(1, n_tokens // len(prompts[0]))
             self._read(owners[:n], prompts[:n])
@@ -118,9 +142,7 @@ class _Batch:
         if holes:
             moved = keep[len(keep) - len(holes) :]
             order[holes] = torch.tensor(moved)
-            for store in (self.cache.keys, self.cache.values):
-                store[:, holes] = store[:, moved]
-            self.cache.lengths[holes] = self.cache.lengths[moved]
+            self.cache.move(moved, holes)
         self.owners = [self.owners[slot] for slot in order.tolist()]
         self.logits = self.logits[order.to(self.device)]
         return tokens[order.to(tokens.device)]
@@ -162,12 +184,14 @@ def _decode(
     choose: Callable[[Tensor, list[int], list[int]], Tensor],  # logits, owners, places -> tokens
     over: Callable[[list[int]], bool],  # whether new tokens are a finished text
     batch_size: int,
+    cache_dtype: torch.dtype | None,
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
     "Yield each step's (prompt's index, its new tokens so far, finished?); longest prompts first."
     waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
     n_slots = max(1, min(batch_size, len(prompts)))
-    batch, new = _Batch(model, n_slots, capacity), {}
+    like = model.embed.weight.new_empty(0, dtype=cache_dtype)
+    batch, new = _Batch(model, KVCache(model.config, n_slots, capacity, like)), {}
     while waiting or batch.owners:
         free = n_slots - len(batch.owners)
         if waiting and (free * 8 >= n_slots or not batch.owners):
@@ -200,8 +224,7 @@ def _chooser(seed: int, room: list[int], temperature: float, top_p: float):
         if temperature == 0:
             return pick(logits)
         drawn = [numbers(owner)[place] for owner, place in zip(owners, places, strict=True)]
-        uniform = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
-        return pick(logits, temperature, top_p, uniform)
+        return pick(logits, temperature, top_p, torch.tensor(np.array(drawn), device=logits.device))
 
     return choose
 
@@ -218,6 +241,7 @@ def steps(
     eot: int | None = None,  # token that ends a completion
     seed: int = 0,  # prompt i draws its numbers from (seed, i)
     batch_size: int = 256,  # rows decoded together; doesn't change the result in fp32
+    cache_dtype: torch.dtype | None = None,  # of keys and values; None: the model's, exact
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
     "Each step's (prompt's index, its new tokens so far, finished?). Raises `ValueError`."
     _check(model, prompts, max_new_tokens, temperature, top_p)
@@ -231,7 +255,7 @@ def steps(
     choose, training = _chooser(seed, room, temperature, top_p), model.training
     model.eval()
     try:
-        yield from _decode(model, prompts, room, choose, over, batch_size)
+        yield from _decode(model, prompts, room, choose, over, batch_size, cache_dtype)
     finally:
         model.train(training)
 
@@ -243,7 +267,7 @@ def generate(
     temperature: float = 0.0,  # 0 is greedy
     eot: int | None = None,  # token that ends a completion and isn't part of it
     progress: bool = False,  # show a bar of finished prompts
-    **how,  # `top_p`, `stop`, `tokenizer`, `seed`, `batch_size`: see `steps`
+    **how,  # `top_p`, `stop`, `tokenizer`, `seed`, `batch_size`, `cache_dtype`: see `steps`
 ) -> list[list[int]]:
     "New tokens of each prompt; one that completes a stop string is the last. Raises `ValueError`."
     new = {}

@@ -9,10 +9,13 @@ __all__ = ['ENOUGH', 'rubric', 'annotate', 'Reservoir', 'steps_table', 'filter_c
 # %% ../nbs/01a_quality_filter.ipynb #1b17eb9b
 import ast
 import inspect
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -65,10 +68,10 @@ def _is_method(function: ast.FunctionDef) -> bool:
     return bool(function.args.args) and function.args.args[0].arg in ("self", "cls")
 
 
-def _imports_from_outside(tree: ast.Module) -> int:
+def _imports_from_outside(nodes: list[ast.AST]) -> int:
     "Distinct modules imported that the standard library doesn't have; relative ones count."
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -113,7 +116,7 @@ def rubric(
     statements = [n for n in nodes if isinstance(n, ast.stmt) and not _is_text(n)]
     return {
         "explained": _share(ast.get_docstring, functions) >= 0.5,
-        "self-contained": _imports_from_outside(tree) <= 2,
+        "self-contained": _imports_from_outside(nodes) <= 2,
         "algorithmic": _share(_computes, functions) >= 0.4,
         "short": median(lines) <= 20 and max(lines) <= 100,
         "lean": _share(_is_method, functions) <= 0.5
@@ -343,10 +346,11 @@ def recorded_agreement(
     for name, (rows, labels) in sets.items():
         packages, texts = [r["package"] for r in rows], [r["code"] for r in rows]
         embedded = recorded_embeddings([r["sha256"] for r in rows], texts)
-        scores = {
-            embedder: nested_scores(columns, labels, packages)[0]
-            for embedder, columns in tqdm(embedded.items(), desc=name, leave=False)
-        } | {"majority": np.zeros(len(labels))}
+        judge = partial(nested_scores, labels=labels, packages=packages)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = tqdm(pool.map(judge, embedded.values()), name, len(embedded), leave=False)
+            scores = dict(zip(embedded, (held_out for held_out, _ in found), strict=True))
+        scores["majority"] = np.zeros(len(labels))
         tables.append(
             agreement_table(labels, scores, packages, np.ones(len(rows)), keep_share, name)
         )

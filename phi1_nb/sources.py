@@ -8,8 +8,10 @@ __all__ = ['Source', 'Files', 'jsonl_rows', 'Rows', 'parquet_rows', 'Hub', 'sour
 # %% ../nbs/00v_sources.ipynb #0c84fc17
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -42,31 +44,40 @@ class Files:
     "Source files in a fixed order."
 
     files: list[SourceFile]  # of `files_up_to`
-    task_mb: float = 6.0  # megabytes in a part, about
+    task_mb: float = 2.0  # megabytes in a part, about
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [f.file.stat().st_size for f in self.files]
 
     def n_tasks(self) -> int:
         "One for every `task_mb` begun."
-        return max(1, round(sum(f.file.stat().st_size for f in self.files) / self.task_mb / 1e6))
+        return max(1, round(sum(self._sizes) / self.task_mb / 1e6))
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
         "The files whose first byte lies in this part of all bytes."
-        sizes = [f.file.stat().st_size for f in self.files]
-        place, total = 0, max(1, sum(sizes))
-        for file, size in zip(self.files, sizes, strict=True):
+        place, total = 0, max(1, sum(self._sizes))
+        for file, size in zip(self.files, self._sizes, strict=True):
             if place * world_size // total == rank:
                 yield read_file(file)
             place += size
 
 # %% ../nbs/00v_sources.ipynb #14d00f71
-def _lines(file, limit: int) -> Iterator[bytes | None]:
-    "The lines of a binary file; `None` for one longer than `limit` bytes."
-    while line := file.readline(limit):
-        if len(line) < limit or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(limit)) and not rest.endswith(b"\n"):
-            pass
-        yield None
+def _lines(path: Path, limit: int) -> Iterator[bytes | None]:
+    "The lines of a file; `None` for one longer than `limit` bytes."
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        try:
+            while line := file.readline(limit):
+                if len(line) < limit or line.endswith(b"\n"):
+                    yield line
+                    continue
+                while (rest := file.readline(limit)) and not rest.endswith(b"\n"):
+                    pass
+                yield None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path} is no whole gzip file ({error}): fetch it again or remove it"
+            ) from error
 
 
 def jsonl_rows(
@@ -74,21 +85,26 @@ def jsonl_rows(
     columns: dict[str, str],  # our field -> their key; "text" is required
     limit: int = 2 * MAX_BYTES,  # bytes of the longest line that is read
 ) -> Iterator[Document]:
-    "A document a line, with a reason for removal where the line is too long or no such object."
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        for number, line in enumerate(_lines(file, limit), 1):
-            place = dict(path=f"{path.name}:{number}", package=path.name)
-            if line is None:
-                yield Document("", **place, reason="larger than 1 MiB")
-                continue
-            try:
-                record = json.loads(line)
-                found = {ours: str(record[key]) for ours, key in columns.items() if key in record}
-                found["text"] = found["text"].replace("\r\n", "\n").replace("\r", "\n")
-                yield Document(**place | found)
-            except (ValueError, KeyError, TypeError):
-                text = line.decode(errors="backslashreplace").rstrip("\n")
-                yield Document(text, **place, reason="malformed")
+    """A document a line, with a reason for removal where the line is too long or no such object.
+
+    Raises `ValueError` for a damaged gzip file."""
+    for number, line in enumerate(_lines(path, limit), 1):
+        place = dict(path=f"{path.name}:{number}", package=path.name)
+        if line is None:
+            yield Document("", **place, reason="larger than 1 MiB")
+            continue
+        try:
+            record = json.loads(line)
+            found = {ours: str(record[key]) for ours, key in columns.items() if key in record}
+            found["text"] = _with_newlines(found["text"])
+            yield Document(**place | found)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            text = line.decode(errors="backslashreplace").rstrip("\n")
+            yield Document(text, **place, reason="malformed")
+
+
+def _with_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 # %% ../nbs/00v_sources.ipynb #da23bebe
 _OWN = {name: name for name in ("text", "path", "package", "licence")}
@@ -115,6 +131,10 @@ class Rows:
                 yield from jsonl_rows(path, self.columns)
 
 # %% ../nbs/00v_sources.ipynb #9ca4bc27
+def _field(value: object) -> str:
+    return " OR ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
 def parquet_rows(
     path: Path,  # one row a document
     columns: dict[str, str],  # our field -> their column; "text" is required
@@ -124,20 +144,21 @@ def parquet_rows(
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if columns["text"] not in names:
+                has = f"has no column {columns['text']!r}: it has {', '.join(names)}"
+                raise ValueError(f"{path} {has}; choose one of them")
+            wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
+            for batch in file.iter_batches(64, columns=list(wanted.values())):
+                for row in batch.to_pylist():
+                    found = {ours: _field(row[theirs]) for ours, theirs in wanted.items()}
+                    found["text"] = _with_newlines(found["text"])
+                    yield Document(**{"path": path.name, "package": path.name} | found)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ValueError(
             f"{path} is no Parquet file ({error}): fetch it again or remove it"
         ) from error
-    with file:
-        names = file.schema_arrow.names
-        if columns["text"] not in names:
-            raise ValueError(f"{path} has no column {columns['text']!r}: it has {', '.join(names)}")
-        wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
-        for batch in file.iter_batches(64, columns=list(wanted.values())):
-            for row in batch.to_pylist():
-                found = {ours: row[theirs] or "" for ours, theirs in wanted.items()}
-                yield Document(**{"path": path.name, "package": path.name} | found)
 
 # %% ../nbs/00v_sources.ipynb #5b6d562b
 @dataclass

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from phi1_nb.attention import rotary_table
 from phi1_nb.config import ModelConfig
-from phi1_nb.generation import complete, generate
+from phi1_nb.generation import complete, generate, pick
 from phi1_nb.interchange import config_to_json, to_transformers
 from phi1_nb.loss import cross_entropy
 from phi1_nb.model import KVCache, Phi, compile_blocks
@@ -76,6 +76,29 @@ def test_cache_step_by_step(pair):
         out = theirs(piece, past_key_values=theirs_cache, use_cache=True)
         theirs_cache = out.past_key_values
         close(ours(piece, cache=cache), out.logits)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_grow_across_the_pages_of_the_cache(shape, dtype):
+    model, each = small(**SHAPES[shape]), torch.arange(5)
+    ids, lengths = tokens(5, 200), torch.tensor([1, 62, 63, 64, 128])
+    whole, cache = model(ids), KVCache(model.config, 5, 200, torch.empty(0, dtype=dtype))
+    model(ids[:, :128], cache=cache, lengths=lengths)
+    cache.move([4], [0])
+    ids[0], whole[0], lengths[0] = ids[4], whole[4], lengths[4]
+    for columns in lengths + torch.arange(70)[:, None]:
+        new = model(ids[each, columns][:, None], cache=cache)[:, 0]
+        close(new, whole[each, columns], 1e-5 if dtype is None else 2e-2)
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.full((4, 300), float("-inf"))
+    logits[:, [70, 71, 200]] = torch.tensor([0.0, -50.0, 1.0])
+    uniform = torch.tensor([0.0, 0.1, 0.9, 1 - 2**-53], dtype=torch.float64)
+    assert pick(logits, 1.0, 1.0, uniform).tolist() == [70, 70, 200, 200]
+    assert pick(logits, 1.0, 0.5, uniform).tolist() == [200] * 4
 
 
 def test_loss_and_gradients(pair):

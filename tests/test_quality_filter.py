@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 
 from phi1_nb import forest
 from phi1_nb import quality_filter as stage
+from phi1_nb.annotation import annotator_quality, label_of, read_recorded
 from phi1_nb.config import DataConfig, get_scale
 from phi1_nb.core import generator
 from phi1_nb.corpus import (
@@ -317,3 +319,57 @@ def test_saved_filter_scores_like_the_one_that_was_fitted(filtered):
     unseen = [d for d in documents if d.score is not None and d.sha256 not in set(sample.sha256)]
     again = stage.load_filter(out)([d.text for d in unseen])
     assert len(unseen) > 10 and np.allclose(again, [d.score for d in unseen], atol=1e-6)
+
+
+def recorded_snippets(n: int, votes: bool) -> list[dict]:
+    "Lines as in annotations.jsonl.gz: five votes around a label, one of them unreadable."
+    rng, lines = generator(0, "votes"), []
+    for row in read_recorded("annotations.jsonl.gz")[:n]:
+        label = int(rng.integers(6))
+        near = [int(np.clip(label + step, 0, 5)) for step in rng.integers(-1, 2, 9)]
+        said = {"label": label, "probabilities": (np.eye(6)[label] * 0.9 + 0.1 / 6).tolist()}
+        if votes:
+            said |= {"votes": [*near[:4], None], "rephrased_votes": [None, *near[4:8]]}
+        lines.append(row | said)
+    return lines
+
+
+def test_votes_are_used_where_they_were_recorded():
+    blind = read_recorded("blind_labels.jsonl")
+    drawn, asked = (annotator_quality(recorded_snippets(698, votes), blind) for votes in (0, 1))
+    assert set(drawn.against) == {"its other votes, drawn", "a person, blind", "the model"}
+    assert set(asked.against) == {
+        "its other votes", "the question rephrased", "a person, blind", "the model"
+    }  # fmt: skip
+    of = asked[asked.metric == "weighted kappa of labels"].set_index("against")
+    assert 0.6 < of.value["its other votes"] < 1 and (asked.low <= asked.value).all()
+    assert of.n["its other votes"] == of.n["the question rephrased"] == 698
+    assert label_of({"votes": [None, None], "probabilities": [1, 0, 0, 0, 0, 0]}) is None
+    empty = annotator_quality([row | {"probabilities": None} for row in blind_rows(blind)], blind)
+    assert set(empty.annotator) == {"rubric"} and (empty.n == 100).all()
+
+
+def blind_rows(blind: list[dict]) -> list[dict]:
+    codes = {row["sha256"] for row in blind}
+    return [row for row in read_recorded("annotations.jsonl.gz") if row["sha256"] in codes]
+
+
+def test_a_model_that_has_judged_enough_gets_a_forest_of_its_own(monkeypatch):
+    monkeypatch.setattr(stage, "ENOUGH", 90)
+    monkeypatch.setattr(stage, "nested_scores", partial(forest.nested_scores, n_trees=4))
+    monkeypatch.setattr(stage, "agreement_table", partial(forest.agreement_table, n_draws=20))
+    monkeypatch.setattr(stage, "learning_curve", partial(forest.learning_curve, n_draws=1))
+    real = forest.recorded_embeddings
+
+    def two(keys, texts):
+        return dict(list(real(keys, texts).items())[:2])
+
+    monkeypatch.setattr(stage, "recorded_embeddings", two)
+    for n_judged, annotators in ((60, {"rubric on snippets"}), (120, {"rubric on snippets", "m"})):
+        lines = recorded_snippets(120, True)
+        lines = [row if i < n_judged else row | {"probabilities": None, "votes": None}
+                 for i, row in enumerate(lines)]  # fmt: skip
+        monkeypatch.setattr(stage, "read_recorded", lambda name, lines=lines: lines)
+        table, curve = stage.recorded_agreement(0.17, "m")
+        assert set(table.annotator) == annotators and curve.annotator[0] in annotators
+        assert (table.n == 120).all() and len(curve)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 
 from phi1_nb.contamination import benchmark_problems
@@ -22,7 +25,7 @@ from phi1_nb.corpus import (
     installed_files,
     read_shards,
 )
-from phi1_nb.sources import Files, Rows
+from phi1_nb.sources import Files, Rows, jsonl_rows, parquet_rows
 from phi1_nb.steps import clean, cleaning, executors, mask_secrets
 
 HELPER = "def mean_{0}(values):\n    total = {0}\n    for v in values:\n        total += v\n"
@@ -121,6 +124,128 @@ def test_a_killed_run_goes_on_where_it_was(code, tmp_path):
     assert whole == counts and everything(tmp_path / "whole") == everything(out)
 
 
+class Dying(Files):
+    "Its second part kills the process that reads it, the first time."
+
+    def documents(self, rank, world_size):
+        flag = Path(self.files[0].file).parents[1] / "killed"
+        if rank == 1 and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Files.documents(self, rank, world_size)
+
+
+def test_a_killed_worker_is_an_error_and_nothing_is_lost(code, tmp_path):
+    files = folder_files(code)
+    with pytest.raises(RuntimeError, match="was killed, for want of memory perhaps: run again"):
+        clean(Dying(files, task_mb=0.005), tmp_path / "out", workers=2)
+    assert (code / "killed").exists()
+    clean(Dying(files, task_mb=0.005), tmp_path / "out", workers=2)
+    clean(Files(files, task_mb=0.005), tmp_path / "whole", workers=1)
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
+SLEEPY = """
+import sys, time
+from pathlib import Path
+from phi1_nb.corpus import folder_files
+from phi1_nb.sources import Files
+from phi1_nb.steps import clean
+class Sleepy(Files):
+    def documents(self, rank, world_size):
+        time.sleep(60)
+        return Files.documents(self, rank, world_size)
+code, out = map(Path, sys.argv[1:])
+clean(Sleepy(folder_files(code), task_mb=0.005), out, workers=2)
+"""
+
+
+def test_workers_end_with_a_killed_parent(code, tmp_path):
+    command = [sys.executable, "-c", SLEEPY, code, tmp_path / "out"]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def alive():
+        found = [p for p in psutil.process_iter() if p.pid != parent.pid]
+        return [p for p in found if os.getpgid(p.pid) == parent.pid and p.status() != "zombie"]
+
+    def wait_for(holds):
+        deadline = time.time() + 60
+        while not (done := holds()) and time.time() < deadline:
+            time.sleep(0.1)
+        return done
+
+    try:
+        assert wait_for(lambda: len(list((tmp_path / "out" / "logs/0/logs").glob("*"))) == 2)
+        assert len(alive()) >= 2
+        parent.kill()
+        parent.wait()
+        assert wait_for(lambda: not alive()), alive()
+    finally:
+        for process in alive():
+            process.kill()
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from phi1_nb.sources import Rows
+from phi1_nb.steps import clean
+counts = clean(Rows([Path(sys.argv[1])]), Path(sys.argv[2]), threshold=None, workers=1)
+print(counts[None][0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat(tmp_path):
+    prose = "".join(f"# {'the sum of the parts ' * 4}{i}\n" for i in range(500))
+    peaks = []
+    for n in (500, 2000):
+        path = tmp_path / f"{n}.jsonl"
+        with open(path, "w") as file:
+            for i in range(n):
+                row = {"text": helper(i) + prose, "path": f"{i}.py", "licence": "MIT"}
+                file.write(json.dumps(row) + "\n")
+        command = [sys.executable, "-c", PEAK, path, tmp_path / f"out{n}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        kept, peak = map(int, done.stdout.split())
+        assert kept == n
+        peaks.append(peak)
+    extra = (2000 - 500) * len(prose) / 1024
+    assert extra > 60_000 and peaks[1] - peaks[0] < extra / 4, peaks
+
+
+def test_damaged_files_are_named(tmp_path):
+    row = json.dumps({"text": helper(1)}).encode() + b"\n"
+    for name, data in {
+        "cut.jsonl.gz": gzip.compress(row * 99)[:-20],
+        "plain.jsonl.gz": row,
+        "flipped.jsonl.gz": gzip.compress(os.urandom(2000))[:900] + bytes(100),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} is no whole gzip file .*: fetch it again"):
+            list(jsonl_rows(tmp_path / name, {"text": "text"}))
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"text": [helper(i) * 9 for i in range(500)]}).to_parquet(path)
+    data = bytearray(path.read_bytes())
+    data[200:1200] = os.urandom(1000)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="rows.parquet is no Parquet file .*: fetch it again"):
+        list(parquet_rows(path, {"text": "text"}))
+
+
+def test_rows_are_normalised_and_odd_ones_counted(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows = {"text": ["x = 1\r\ny = 2\r", None], "licence": [["MIT", "BSD"], []]}
+    pd.DataFrame(rows).to_parquet(path)
+    found = list(parquet_rows(path, {"text": "text", "licence": "licence"}))
+    assert [(d.text, d.licence) for d in found] == [("x = 1\ny = 2\n", "MIT OR BSD"), ("", "")]
+    deep, lone = b'{"text": ' + b"[" * 200_000, b'{"text": "\\ud800"}'
+    (tmp_path / "odd.jsonl").write_bytes(deep + b"\n" + lone + b'\n{"text": "x\\r\\ny"}\n')
+    found = list(jsonl_rows(tmp_path / "odd.jsonl", {"text": "text"}))
+    assert [d.reason for d in found] == ["malformed", "malformed", None]
+    assert found[-1].text == "x\ny"
+
+
 def test_lines_that_are_no_documents_are_counted_in_little_memory(tmp_path):
     path = tmp_path / "some.jsonl"
     with open(path, "wb") as file:
@@ -205,6 +330,8 @@ def test_the_script_for_slurm(code, tmp_path, monkeypatch):
     script = (tmp_path / "bin" / "job-0").read_text()
     assert "#SBATCH --array=0-2%2\n" in script and "#SBATCH --time=02:00:00\n" in script
     assert "source /opt/venv/bin/activate\n" in script and "launch_pickled_pipeline" in script
+    for path in (tmp_path / "bin").glob("job-*"):
+        assert subprocess.run(["bash", "-n", path]).returncode == 0
     scripts = [p.read_text() for p in sorted((tmp_path / "bin").glob("job-*"))]
     arrays = [text.split("--array=")[1].split("\n")[0] for text in scripts if "--array=" in text]
     assert [a for a in arrays if a[:3] != "0-0"] == ["0-2%2", "0-2%2"] and len(arrays) >= 3
@@ -223,17 +350,29 @@ def test_slurm_gives_what_one_machine_gives(code, tmp_path, monkeypatch):
     assert everything(tmp_path / "cluster") == everything(tmp_path / "local")
 
 
-@pytest.mark.slow
-def test_ray_gives_what_one_machine_gives(code, tmp_path):
+class Failing(Files):
+    def documents(self, rank, world_size):
+        if rank == 1:
+            raise ValueError("no disk")
+        return Files.documents(self, rank, world_size)
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch):
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    source = Files(folder_files(code), task_mb=0.005)
-    try:
-        for executor in executors(
-            cleaning(source, tmp_path / "cluster", source.n_tasks()), tmp_path / "logs", "ray"
-        ):
-            executor.run()
-    finally:
-        ray.shutdown()
-    clean(source, tmp_path / "local", workers=1)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _memory=8 << 30)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_gives_what_one_machine_gives(code, tmp_path, ray_cluster):
+    files = folder_files(code)
+    source = Files(files, task_mb=0.005)
+    assert source.n_tasks() > 2
+    with pytest.raises(RuntimeError, match="1 of .* tasks of sign failed on Ray"):
+        clean(Failing(files, task_mb=0.005), tmp_path / "cluster", kind="ray")
+    counts = clean(source, tmp_path / "cluster", kind="ray")
+    assert counts == clean(source, tmp_path / "local", workers=1)
     assert everything(tmp_path / "cluster") == everything(tmp_path / "local")
