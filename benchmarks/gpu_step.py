@@ -10,9 +10,10 @@ which the same arithmetic would run at the GPU's data-sheet peak, or the step wi
 import argparse
 import statistics
 
+import pandas as pd
 import torch
 
-from benchmarks.common import row, seconds, write
+from benchmarks.common import RESULTS, row, seconds, write
 from phi1_nb.config import get_scale
 from phi1_nb.flops import GPUS, flops, get_gpu
 from phi1_nb.model import Phi, compile_blocks
@@ -54,7 +55,7 @@ def main():
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("gpu_step needs a CUDA device: benchmarks.train_step runs on a CPU")
-    made = []
+    made, held = [], []
     for scale in asked.scales:
         peak = get_gpu(asked.gpu).tflops * 1e12 / sum(flops(get_scale(scale).model).values())
         plain = None
@@ -63,11 +64,15 @@ def main():
             case = f"{scale} bf16, {asked.rows} rows, {asked.attention or 'default'} attention"
             case += f"{', compiled' if compiled else ''}, tokens/s"
             print(f"{case}: {statistics.median(found):.0f}, {memory:.2f} GB", flush=True)
+            held.append((scale, "bf16", asked.rows, asked.attention or "default", compiled, memory))
             made.append(row(case, f"peak of {asked.gpu}", found, [peak] * len(found)))
             if compiled:
                 made.append(row(case, "not compiled", found, plain))
             plain = found
             write("gpu_step", made)
+    columns = ["scale", "dtype", "rows", "attention", "compiled", "measured_gb"]
+    table = pd.DataFrame(held, columns=columns).round(2)
+    table.to_csv(RESULTS / "gpu_memory.csv", index=False)
 
 
 if __name__ == "__main__":

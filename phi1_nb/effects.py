@@ -94,7 +94,7 @@ def _of_their_own(verdicts: list[dict]) -> list[dict]:
 # %% ../nbs/06p_effects.ipynb #81e74ef5
 METRICS = {
     ("finetuned", "heldout_pass@1"): "held-out compositions,\npass@1",
-    ("finetuned", "foreign_pass@1"): "a language model's exercises,\npass@1",
+    ("finetuned", "recorded_pass@1"): "a language model's exercises,\npass@1",
     ("finetuned", "humaneval_bits_per_byte"): "HumanEval, finetuned,\nbits per byte",
     ("pretrained", "humaneval_bits_per_byte"): "HumanEval, pretrained,\nbits per byte",
     ("pretrained", "textbook_loss"): "textbooks, pretrained,\nnats a token",

@@ -15,14 +15,21 @@ import pytest
 from process_tree import descendants
 from tiny_study import tiny
 
-from phi1_nb.ablations import ABLATIONS, ablation_runs, answer_tests, finish, lay_out, read_plan
-from phi1_nb.core import read_manifest
+from phi1_nb.ablations import (
+    ABLATIONS,
+    ablation_runs,
+    ablations,
+    answer_tests,
+    lay_out,
+    read_plan,
+)
+from phi1_nb.core import artifact, read_manifest
 from phi1_nb.corpus import Document, ShardWriter
-from phi1_nb.effects import effects, problems_won
+from phi1_nb.effects import publish_ablations
 from phi1_nb.elsewhere import bring_home
 from phi1_nb.mixtures import SETS
 from phi1_nb.packing import FILTERED_OUT
-from phi1_nb.recorded import recorded_exercises
+from phi1_nb.recorded import recorded_exercises, recorded_textbooks
 from phi1_nb.runs import read_run
 from phi1_nb.tokenizer import train_tokenizer
 
@@ -46,6 +53,8 @@ def inputs(tmp_path_factory):
                 writer.write(Document(text, path.name, "python", tokens=len(text), reason=reason))
     rows = [row | {"family": "list_int.map.list"} for row in recorded_exercises()]
     renamed = [row | {"prompt": row["prompt"].replace("def ", "def my_")} for row in rows]
+    jsonl(folder / "recorded_exercises.jsonl", rows)
+    jsonl(folder / "recorded_textbooks.jsonl", recorded_textbooks())
     jsonl(folder / "exercises.jsonl", renamed[:120])
     jsonl(folder / "heldout.jsonl", renamed[120:126])
     section = "# Part {0}\n\nA list keeps {0} values in order. A loop visits each of them once.\n"
@@ -87,43 +96,78 @@ def test_every_path_of_a_run_stays_inside_the_folder(work):
     assert not [path for path in work.rglob("*") if path.is_symlink()]
 
 
-def test_trained_in_a_copy_elsewhere_and_scored_at_home_without_the_weights(work, tmp_path):
-    away = tmp_path / "away"
-    away.mkdir()
-    subprocess.run(f"tar -C {work} -c . | tar -C {away} -x", shell=True, check=True)
+@pytest.fixture(scope="module")
+def away(work, tmp_path_factory):
+    "A copy of the folder in which all runs were trained and have answered; rows and weights left."
+    folder = tmp_path_factory.mktemp("away")
+    subprocess.run(f"tar -C {work} -c . | tar -C {folder} -x", shell=True, check=True)
     hidden = work.rename(work.with_name("hidden"))
-    names = read_plan(away)["runs"]
+    names = read_plan(folder)["runs"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     try:
         for name in names:
-            command = [sys.executable, "-m", "phi1_nb.training", str(away / name)]
-            subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=200)
-            answer_tests(away, name)
+            command = [sys.executable, "-m", "phi1_nb.training", str(folder / name)]
+            subprocess.run(command, env=environment, cwd=folder, check=True, timeout=200)
+            answer_tests(folder, name)
     finally:
         hidden.rename(work)
-    for path in away.glob("*/*/model.safetensors"):
+    for path in folder.glob("*/*/model.safetensors"):
         path.unlink()
-    summaries = {name: (away / name / "summary.json").read_bytes() for name in names}
+    return folder
 
-    (away / "data" / "exercises_with_refused.bin").write_bytes(b"other rows")
-    assert bring_home(work, away) == [name for name in sorted(names) if "without" not in name]
-    shutil.rmtree(away / "data")
-    assert bring_home(work, away) == ["finetuned/without_execution-seed0"]
 
-    finish(work)
-    assert summaries == {name: (work / name / "summary.json").read_bytes() for name in names}
-    scores = pd.read_csv(work / "scores.csv")
-    metrics = {"heldout_pass@1", "foreign_pass@1", "humaneval_bits_per_byte", "textbook_loss"}
+def test_only_what_is_the_same_run_comes_home(work, away, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(work, here)
+    shutil.copytree(away, there)
+    (there / "data" / "exercises_with_refused.bin").write_bytes(b"other rows")
+    runs = sorted(read_plan(here)["runs"])
+    assert bring_home(here, there) == [name for name in runs if "without" not in name]
+    shutil.rmtree(there / "data")
+    assert bring_home(here, there) == ["finetuned/without_execution-seed0"]
+    assert bring_home(here, there) == []
+
+
+def test_the_stage_takes_over_judges_and_ends_as_an_artifact(inputs, away, tmp_path, monkeypatch):
+    monkeypatch.setenv("PHI1_HOME", str(tmp_path))
+    stages = {"01a": "01a_quality_filter", "01b": "01b_synthesis", "02": "02_packing"}
+    made = {}
+    for key, stage in stages.items():
+        some = "tokenizer*.json" if key == "02" else "*.jsonl" if key == "01b" else "*/*.parquet"
+
+        def make(out, some=some):
+            for path in inputs["01a"].glob(some):
+                target = out / path.relative_to(inputs["01a"])
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+            return {}
+
+        made[stage.split("_", 1)[1]] = artifact(stage, "tiny", {}, {}, make)
+    monkeypatch.setattr("phi1_nb.ablations.upstream", lambda stage, scale: made[stage.__name__])
+    call = {"arms": ARMS, "seeds": (0,)}
+    laid_out = ablations("tiny", until="data", **call)
+    assert laid_out.name.endswith(".partial") and len(read_plan(laid_out)["runs"]) == 3
+    folder = ablations("tiny", trained=away, **call)
+    assert folder == tmp_path / "runs" / "tiny" / "06o_ablations" and not laid_out.exists()
+    assert read_manifest(folder)["counts"] == {"arms": 2, "seeds": 1, "models": 0}
+    for name in read_plan(folder)["runs"]:
+        done = (folder / name / "summary.json").read_bytes()
+        assert done == (away / name / "summary.json").read_bytes(), "it was trained again"
+
+    scores = pd.read_csv(folder / "scores.csv")
+    metrics = {"heldout_pass@1", "recorded_pass@1", "humaneval_bits_per_byte", "textbook_loss"}
     for arm in ARMS:
         found = scores[scores.arm == arm]
         assert set(found[found.model == "finetuned"].metric) == metrics and len(found) == 6
     assert ((scores.low <= scores.value) & (scores.value <= scores.high)).all()
-    table = effects(scores)
+    table = publish_ablations(folder, "tiny")
     both = table[(table.model == "pretrained") & (table.arm == "without execution")]
     assert (both.difference == 0).all(), "the arms share their pretrained model"
-    won = problems_won(work)
-    foreign = sum(row["split"] == "heldout" for row in recorded_exercises())
-    assert set(won[won.metric == "foreign_pass@1"].trials) == {foreign}
+    assert set(table[table.metric == "recorded_pass@1"].trials) == {tiny.data.n_heldout}
+    assert (tmp_path / "results" / "tiny" / "figures" / "data_ablation.png").is_file()
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert ablations("tiny", **call) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
