@@ -7,7 +7,9 @@ __all__ = ['STOPS', 'pick', 'cut_at_stop', 'steps', 'generate', 'Completion', 'f
 
 # %% ../nbs/03b_generation.ipynb #4670178a
 import functools
+import queue
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -180,16 +182,16 @@ def _check(model: Phi, prompts: Sequence, max_new_tokens: int, temperature: floa
 def _decode(
     model: Phi,
     prompts: Sequence[Sequence[int]],
+    waiting: list[int],  # which of them, longest first
     room: list[int],  # how many tokens each prompt may get
     choose: Callable[[Tensor, list[int], list[int]], Tensor],  # logits, owners, places -> tokens
     over: Callable[[list[int]], bool],  # whether new tokens are a finished text
     batch_size: int,
     cache_dtype: torch.dtype | None,
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
-    "Yield each step's (prompt's index, its new tokens so far, finished?); longest prompts first."
-    waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    capacity = max((len(p) + n for p, n in zip(prompts, room, strict=True)), default=1)
-    n_slots = max(1, min(batch_size, len(prompts)))
+    "Yield each step's (prompt's index, its new tokens so far, finished?) of those `waiting`."
+    capacity = max((len(prompts[i]) + room[i] for i in waiting), default=1)
+    n_slots = max(1, min(batch_size, len(waiting)))
     like = model.embed.weight.new_empty(0, dtype=cache_dtype)
     batch, new = _Batch(model, KVCache(model.config, n_slots, capacity, like)), {}
     while waiting or batch.owners:
@@ -228,6 +230,47 @@ def _chooser(seed: int, room: list[int], temperature: float, top_p: float):
 
     return choose
 
+# %% ../nbs/03b_generation.ipynb #b3d1e0a7
+def _side_by_side(parts: list[Iterator[list]]) -> Iterator[list]:
+    "Finished texts of several `_decode`, as they come: each in a thread with a core of its own."
+    found, stopped, n_cores = queue.SimpleQueue(), threading.Event(), torch.get_num_threads()
+
+    def run(part: Iterator[list]) -> None:
+        end = None
+        try:
+            torch.set_num_threads(1)
+            with torch.inference_mode():
+                for step in part:
+                    if stopped.is_set():
+                        break
+                    if finished := [text for text in step if text[2]]:
+                        found.put(finished)
+        except BaseException as error:
+            end = error
+        found.put(end)
+
+    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            while isinstance(item := found.get(), list):
+                yield item
+            if item is not None:
+                raise item
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        torch.set_num_threads(n_cores)
+
+
+def _n_threads(model: Phi, n_prompts: int) -> int:
+    "How many threads are worth it: on a CPU as many as torch may use, if each gets some rows."
+    if model.embed.weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return 1
+    return max(1, min(torch.get_num_threads(), n_prompts // 16))
+
 # %% ../nbs/03b_generation.ipynb #91000fc0
 @torch.inference_mode()
 def steps(
@@ -242,9 +285,12 @@ def steps(
     seed: int = 0,  # prompt i draws its numbers from (seed, i)
     batch_size: int = 256,  # rows decoded together; doesn't change the result in fp32
     cache_dtype: torch.dtype | None = None,  # of keys and values; None: the model's, exact
+    n_threads: int = 1,  # that decode a share of the prompts each; above 1, only ends are told
 ) -> Iterator[list[tuple[int, list[int], bool]]]:
     "Each step's (prompt's index, its new tokens so far, finished?). Raises `ValueError`."
     _check(model, prompts, max_new_tokens, temperature, top_p)
+    if n_threads < 1:
+        raise ValueError(f"n_threads is {n_threads}: it takes at least 1")
     if stop and tokenizer is None:
         raise ValueError("stop strings are found in text: give a tokenizer too")
     room = [min(max_new_tokens, model.config.context_length - len(prompt)) for prompt in prompts]
@@ -255,7 +301,10 @@ def steps(
     choose, training = _chooser(seed, room, temperature, top_p), model.training
     model.eval()
     try:
-        yield from _decode(model, prompts, room, choose, over, batch_size, cache_dtype)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        how = room, choose, over, -(-batch_size // n_threads), cache_dtype
+        parts = [_decode(model, prompts, order[k::n_threads], *how) for k in range(n_threads)]
+        yield from (parts[0] if n_threads == 1 else _side_by_side(parts))
     finally:
         model.train(training)
 
@@ -267,11 +316,12 @@ def generate(
     temperature: float = 0.0,  # 0 is greedy
     eot: int | None = None,  # token that ends a completion and isn't part of it
     progress: bool = False,  # show a bar of finished prompts
-    **how,  # `top_p`, `stop`, `tokenizer`, `seed`, `batch_size`, `cache_dtype`: see `steps`
+    **how,  # `top_p`, `stop`, `tokenizer`, `seed` and what changes only the speed: see `steps`
 ) -> list[list[int]]:
     "New tokens of each prompt; one that completes a stop string is the last. Raises `ValueError`."
     new = {}
     how |= dict(max_new_tokens=max_new_tokens, temperature=temperature, eot=eot)
+    how.setdefault("n_threads", _n_threads(model, len(prompts)))
     with tqdm(total=len(prompts), disable=not progress, desc="completions", unit="") as bar:
         for step in steps(model, prompts, **how):
             done = {i: tokens for i, tokens, finished in step if finished}

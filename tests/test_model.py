@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from phi1_nb.attention import rotary_table
 from phi1_nb.config import ModelConfig
-from phi1_nb.generation import complete, generate, pick
+from phi1_nb.generation import complete, generate, pick, steps
 from phi1_nb.interchange import config_to_json, to_transformers
 from phi1_nb.loss import cross_entropy
 from phi1_nb.model import KVCache, Phi, compile_blocks
@@ -314,10 +315,28 @@ def test_batches_change_nothing(temperature):
     assert [len(new) for new in together][3] <= 1
     for batch_size in (1, 2, 4):
         assert generate(model, prompts, batch_size=batch_size, **how) == together
+    for n_threads in (2, 3, 20):
+        assert generate(model, prompts, n_threads=n_threads, **how) == together
     assert generate(model, prompts[:4], **how) == together[:4]
     assert len({len(new) for new in together}) > 1
     if temperature:
         assert generate(model, prompts, seed=1, **how) != together
+
+
+def test_threads_end_with_their_generator():
+    model, n_cores, n_before = small(), torch.get_num_threads(), threading.active_count()
+    prompts = [tokens(9, seed=n).tolist() for n in range(6)]
+    told = steps(model, prompts, max_new_tokens=200, eot=7, n_threads=2)
+    assert next(told)[0][2]
+    told.close()
+    assert (threading.active_count(), torch.get_num_threads()) == (n_before, n_cores)
+    with torch.no_grad():
+        model.lm_head.bias[3] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        generate(model, prompts, n_threads=2)
+    assert (threading.active_count(), torch.get_num_threads()) == (n_before, n_cores)
+    with pytest.raises(ValueError, match="takes at least 1"):
+        generate(model, prompts, n_threads=0)
 
 
 class Letters:
