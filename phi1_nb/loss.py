@@ -77,4 +77,6 @@ class Head(nn.Linear):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        if not torch.is_grad_enabled():
+            x, weight, bias = x.detach(), weight.detach(), bias.detach()
         return _LinearCrossEntropy.apply(x, weight, bias, labels.flatten(), rows)

@@ -225,7 +225,7 @@ def validation_loss(
     engine,  # of `build_engine`
     rows: PackedRows,  # held-out rows
     batch_size: int,  # rows in one forward pass
-    n_rows: int = 128,  # rows taken, evenly spaced; all of them if there are fewer
+    n_rows: int = 64,  # rows taken, evenly spaced; all of them if there are fewer
     end: int | None = None,  # of `separator`
 ) -> float:
     "Mean loss in nats a token, without dropout."
@@ -236,7 +236,7 @@ def validation_loss(
         for start in range(0, len(numbers), batch_size):
             piece = numbers[start : start + batch_size]
             batch = inputs_and_labels(rows, piece, engine.device)
-            total += float(engine.module(*batch, separator=end)) * len(piece)
+            total += float(engine(*batch, separator=end)) * len(piece)
     engine.train()
     return total / len(numbers)
 
