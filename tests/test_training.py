@@ -44,6 +44,7 @@ from phi1_nb.training import (
     separator,
     train,
     update,
+    validation_loss,
 )
 
 NANO = get_scale("nano")
@@ -263,6 +264,20 @@ def plain_losses(run: Run, n_steps: int) -> tuple[list[float], list[float], dict
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, norms, model.state_dict()
+
+
+def test_validation_has_the_arithmetic_of_training(run):
+    "Not fp32 past the engine's autocast, which takes several times as long."
+    start_distributed()
+    exact = without_dropout(run, dtype="bf16")
+    engine, rows = build_engine(exact), PackedRows(run.val, MODEL.context_length)
+    batch = inputs_and_labels(rows, np.linspace(0, len(rows) - 1, 64).astype(int))
+    with torch.no_grad():
+        full = float(engine.module(*batch))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = float(engine.module(*batch))
+    assert full != half
+    assert validation_loss(engine, rows, 64) == pytest.approx(half, abs=1e-7)
 
 
 @pytest.mark.parametrize("stage, micro", [(0, 8), (1, 8), (1, 2), (2, 4), (3, 8)])
