@@ -323,11 +323,13 @@ def compared(
     return pd.concat(tables)[["kind", "measure", "offline teacher", "language model"]]
 
 # %% ../nbs/01b_synthesis.ipynb #95ea75d5
-def _shipped() -> str:
-    "A digest of what the package ships and this stage reads: families and recorded answers."
+def _shipped(course: str) -> str:
+    "A digest of what the package ships and this stage reads: recorded answers, families if asked."
     data = files("phi1_nb") / "data"
     names = ["lm_exercises.jsonl.gz", "lm_textbooks.jsonl.gz"]
-    paths = sorted(Path(str(data / "families")).glob("*.yaml")) + [data / name for name in names]
+    families = sorted(Path(str(data / "families")).glob("*.yaml"))
+    read = families if COURSES[course].family_share else []
+    paths = [*read, *(data / name for name in names)]
     return digest([[path.name, path.read_bytes().hex()] for path in paths])
 
 
@@ -341,7 +343,7 @@ def synthesis(
     config = dict(
         n_exercises=data.n_exercises, n_heldout=data.n_heldout, n_sections=n_sections, seed=seed
     )
-    config |= {"course": data.course, "shipped": _shipped()}
+    config |= {"course": data.course, "shipped": _shipped(data.course)}
 
     def make(out: Path) -> dict:
         train, heldout, drops = collect(data.n_exercises, data.n_heldout, seed, data.course)

@@ -253,11 +253,13 @@ def test_a_section_that_shows_something_else_is_dropped(monkeypatch):
     assert synthesis.foreign_sections(drops) == rows[1:] and drops.total() == 1
 
 
-def test_the_data_that_a_package_ships_are_part_of_the_key(monkeypatch, tmp_path):
-    before = synthesis._shipped()
+def test_the_data_that_a_stage_reads_are_part_of_its_key(monkeypatch, tmp_path):
+    first, whole = synthesis._shipped("first"), synthesis._shipped("whole")
     package = tmp_path / "phi1_nb"
     shutil.copytree(Path(synthesis.__file__).parent / "data", package / "data")
     monkeypatch.setattr(synthesis, "files", lambda _: package)
-    assert synthesis._shipped() == before
+    assert (synthesis._shipped("first"), synthesis._shipped("whole")) == (first, whole)
     (package / "data" / "families" / "bits.yaml").write_text("[]")
-    assert synthesis._shipped() != before
+    assert synthesis._shipped("first") == first and synthesis._shipped("whole") != whole
+    (package / "data" / "lm_textbooks.jsonl.gz").write_bytes(b"")
+    assert synthesis._shipped("first") != first
