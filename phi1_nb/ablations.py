@@ -282,7 +282,7 @@ def ablations(
         models = len(list(out.glob("*/*/model.safetensors")))
         return {"arms": len(arms), "seeds": len(seeds), "models": models}
 
-    volatile = ("*metrics.csv", "*train.log", "*_verdicts.jsonl")
+    volatile = ("*metrics.csv", "*train.log", "*/monitor/*", "*_verdicts.jsonl")
     try:
         how = {"resume": True, "volatile": volatile}
         return artifact("06o_ablations", scale, config, inputs, make, build, **how)

@@ -72,7 +72,7 @@ class TrainConfig:
     select_problems: int = 200  # exercises that "best_heldout" is decided by
     keep_last: int = 2  # checkpoints that are kept, besides milestones and the best one
     milestone_every: int = 0  # checkpoints of multiples of it are kept for good; 0: there are none
-    monitor: str = "csv"  # "tensorboard", "wandb" or "csv_monitor" gets the CSV's numbers, too
+    monitor: str = "csv"  # "tensorboard" or "wandb" gets the CSV files' numbers, too
 
 # %% ../nbs/00b_config.ipynb #15863ac4
 @dataclass(frozen=True)

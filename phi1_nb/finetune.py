@@ -72,7 +72,7 @@ def finetune(
         launch_runs(out, runs, n_ranks or settings.n_ranks)
         return {"runs": len(runs), "tokens a run": settings.tokens(settings.finetune)}
 
-    volatile = ("*metrics.csv", "*train.log")
+    volatile = ("*metrics.csv", "*train.log", "*/monitor/*")
     return artifact(
         "05_finetune", scale, config, inputs, make, build, resume=True, volatile=volatile
     )

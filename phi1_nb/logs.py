@@ -91,7 +91,7 @@ def _resident_bytes() -> int:
     return int(path.read_text().split()[1]) * 4096 if path.exists() else 0
 
 # %% ../nbs/03l_logs.ipynb #235c3208
-MONITORS = {"csv": None, "tensorboard": "tensorboard", "wandb": "wandb", "csv_monitor": None}
+MONITORS = {"csv": None, "tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 def check_monitor(
@@ -106,24 +106,36 @@ def check_monitor(
 
 # %% ../nbs/03l_logs.ipynb #eeafdde5
 def monitor_writer(
-    name: str,  # one of `MONITORS`
-    folder: Path,  # the run's; events go to `monitor` in it
+    name: str,  # one of `MONITORS`: who gets the numbers beside the CSV files
+    folder: Path,  # the run's; everything goes to `monitor` in it
+    start: int = 0,  # step that the run goes on behind: later rows of the CSV files are cut off
 ):
-    'DeepSpeed\'s monitor, with `write_events([(name, value, step), ...])`; `None` for "csv".'
-    if check_monitor(name) == "csv":
-        return None
+    "DeepSpeed's monitor, with `write_events([(name, value, step), ...])`."
     from deepspeed.monitor.config import DeepSpeedMonitorConfig
     from deepspeed.monitor.monitor import MonitorMaster
 
     place = folder / "monitor"
     place.mkdir(exist_ok=True)
     own = {"output_path": str(place), "job_name": folder.name}
-    if name == "wandb":
-        own = {"project": "phi1_nb", "group": folder.name}
+    told = {"csv_monitor": {"enabled": True} | own}
     with patch.dict(os.environ, {"WANDB_DIR": str(place)}):
-        if name == "wandb":
+        if check_monitor(name) == "wandb":
+            own = {"project": "phi1_nb", "group": folder.name}
             _start_wandb(place, own)
-        return MonitorMaster(DeepSpeedMonitorConfig(**{name: {"enabled": True} | own}))
+        if name != "csv":
+            told[name] = {"enabled": True} | own
+        monitor = MonitorMaster(DeepSpeedMonitorConfig(**told))
+    monitor.csv_monitor.filenames += _continued(place / folder.name, start)
+    return monitor
+
+
+def _continued(folder: Path, start: int) -> list[str]:
+    "The names of DeepSpeed's CSV files, each with its header and its rows up to step `start`."
+    paths = sorted(folder.glob("*.csv"))
+    for path in paths:
+        header = path.read_text().partition("\n")[0].strip()
+        Log(path, tuple(header.split(",")), start).close()
+    return [path.stem for path in paths]
 
 
 def _start_wandb(place: Path, own: dict[str, str]) -> None:
@@ -147,8 +159,7 @@ def _open(folder: Path, run: Run, start: int) -> dict[str, Log]:
 def _write(logs: "Logs", rows: dict[str, dict[str, float]]) -> None:
     for name, row in rows.items():
         logs.files[name].append(row)
-        if logs.monitor is not None:
-            logs.monitor.write_events([(f"train/{k}", v, row["step"]) for k, v in row.items()])
+        logs.monitor.write_events([(f"train/{k}", v, row["step"]) for k, v in row.items()])
 
 
 def _add(logs: "Logs", name: str, row: dict[str, float], step: int) -> None:
@@ -179,7 +190,7 @@ class Logs:
         self.run, self.n_ranks, self.writes = run, n_ranks, rank == 0
         self.tokens = run.train.batch_size * run.model.context_length
         self.files = _open(folder, run, start) if self.writes else {}
-        self.monitor = monitor_writer(run.train.monitor, folder) if self.writes else None
+        self.monitor = monitor_writer(run.train.monitor, folder, start) if self.writes else None
         self.restart_clock()
 
     def step(self, engine, made: dict[str, float], step: int) -> None:
@@ -208,7 +219,7 @@ class Logs:
         "Write what there is to the disk, and stop."
         for file in self.files.values():
             file.close()
-        if self.monitor is not None:
+        if self.writes:
             _end_wandb(self.run)
 
 # %% ../nbs/03l_logs.ipynb #63e77f0c

@@ -65,7 +65,7 @@ def pretrain(
         launch_runs(out, runs, n_ranks or settings.n_ranks)
         return {"runs": len(runs), "tokens a run": settings.tokens(settings.pretrain)}
 
-    volatile = ("*metrics.csv", "*train.log")
+    volatile = ("*metrics.csv", "*train.log", "*/monitor/*")
     inputs = {"02_packing": packed}
     return artifact(
         "04_pretrain", scale, config, inputs, make, build, resume=True, volatile=volatile

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from test_training import run  # noqa: F401
 
+from phi1_nb.logs import monitor_writer
 from phi1_nb.runs import write_run
 from phi1_nb.training import Stopped, train
 
@@ -61,10 +62,22 @@ def test_wandb_offline_keeps_all_numbers_in_the_runs_folder(run, tmp_path, monke
     np.testing.assert_allclose(list(losses.values()), log.loss, rtol=1e-5)
 
 
-def test_deepspeeds_csv_has_the_same_losses(run, tmp_path):  # noqa: F811
-    folder = watched(run, "csv_monitor", tmp_path / "run")
-    (path,) = (folder / "monitor").rglob("train_loss.csv")
-    theirs = pd.read_csv(path, comment="s", header=None, names=["step", "loss"])
-    log = pd.read_csv(folder / "metrics.csv")
-    assert theirs.step.tolist() == log.step.tolist()
-    np.testing.assert_allclose(theirs.loss, log.loss, rtol=1e-6)
+def test_deepspeeds_csv_is_always_there_and_has_the_same_losses(run, tmp_path):  # noqa: F811
+    folder = watched(run, "csv", tmp_path / "run")
+    theirs = {p.stem: pd.read_csv(p) for p in (folder / "monitor" / "run").glob("*.csv")}
+    log, val = pd.read_csv(folder / "metrics.csv"), pd.read_csv(folder / "val.csv")
+    loss = theirs["train_loss"]
+    assert loss.step.tolist() == log.step.tolist() == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(loss.loss, log.loss, rtol=1e-6)
+    np.testing.assert_allclose(theirs["train_val_loss"].val_loss, val.val_loss, rtol=1e-6)
+    wanted = {"lr", "grad_norm", "loss_scale", "tokens_per_s", "share_of_peak", "memory_gb"}
+    assert {f"train_{name}" for name in wanted} <= {*theirs}
+
+
+def test_rows_behind_the_checkpoint_leave_deepspeeds_csv(run, tmp_path):  # noqa: F811
+    folder = watched(run, "csv", tmp_path / "run")
+    path = folder / "monitor" / "run" / "train_loss.csv"
+    whole = path.read_text()
+    path.write_text(whole + "7,3.25\n8,3.")
+    assert "train_loss" in monitor_writer("csv", folder, 6).csv_monitor.filenames
+    assert path.read_text() == whole.replace("\r\n", "\n")
