@@ -129,7 +129,7 @@ class Scale:
     data: DataConfig
     evaluation: EvalConfig
     seeds: tuple[int, ...] = (0,)  # one whole training of every arm for each
-    n_ranks: int = 8  # processes, one an accelerator; the paper's is 8 A100
+    n_ranks: int | None = 8  # processes, one an accelerator; `None`: what suits the machine
 
     def tokens(self, run: TrainConfig) -> int:
         "Tokens that `run` trains on until its stop step."
@@ -223,7 +223,7 @@ micro = replace(
     ),
     evaluation=replace(phi_1.evaluation, curve_samples=10, curve_problems=50),
     seeds=(0, 1),
-    n_ranks=1,
+    n_ranks=None,
 )
 
 # %% ../nbs/00b_config.ipynb #470db06d

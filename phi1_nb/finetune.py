@@ -69,7 +69,7 @@ def finetune(
             chosen = validation_exercises(inputs["01b_synthesis"], n)
             write_atomic(problems, "".join(json.dumps(row) + "\n" for row in chosen))
         runs = finetuning_runs(settings, packed, pretrained, problems)
-        launch_runs(out, runs, n_ranks or settings.n_ranks)
+        launch_runs(out, runs, settings.n_ranks if n_ranks is None else n_ranks)
         return {"runs": len(runs), "tokens a run": settings.tokens(settings.finetune)}
 
     volatile = ("*metrics.csv", "*train.log", "*/monitor/*")

@@ -62,7 +62,7 @@ def pretrain(
 
     def make(out: Path) -> dict:
         runs = pretraining_runs(settings, packed)
-        launch_runs(out, runs, n_ranks or settings.n_ranks)
+        launch_runs(out, runs, settings.n_ranks if n_ranks is None else n_ranks)
         return {"runs": len(runs), "tokens a run": settings.tokens(settings.pretrain)}
 
     volatile = ("*metrics.csv", "*train.log", "*/monitor/*")

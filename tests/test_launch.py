@@ -251,3 +251,20 @@ def test_the_last_run_of_a_stage_has_as_many_threads_as_it_would_have_had_beside
     beside.clear()
     module.launch_runs(tmp_path, runs)
     assert whole == {name: 2 for name in "abc"} and beside == {"c": 2}
+
+
+def test_a_run_alone_has_two_ranks_where_it_can(run, tmp_path, monkeypatch):  # noqa: F811
+    from phi1_nb import launch as module
+
+    seen = []
+    monkeypatch.setattr(module, "n_cores", lambda: 2)
+    monkeypatch.setattr(module, "command", lambda _, n_ranks, __: seen.append(n_ranks) or ["true"])
+    whole = replace(run, train=replace(run.train, micro_batch_size=run.train.batch_size))
+    assert run.train.batch_size % (2 * run.train.micro_batch_size) == 0
+    for number, (each, beside, asked) in enumerate(
+        [(run, 1, None), (whole, 1, None), (run, 2, None), (run, 1, 1), (whole, 1, 3)]
+    ):
+        module.launch(write_run(tmp_path / f"{number}", each), asked, n_beside=beside)
+    assert seen == [2, 1, 1, 1, 3]
+    monkeypatch.setattr(module, "n_cores", lambda: 1)
+    assert module.default_ranks(tmp_path / "0") == 1

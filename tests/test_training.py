@@ -418,7 +418,7 @@ def gone(pids: list[int], seconds: float = 20) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_training_ends_with_the_notebook(run, tmp_path):
     folder = write_run(tmp_path / "run", without_dropout(run, planned_steps=10**6, stop_step=10**5))
-    script = f"from phi1_nb.launch import launch; launch({str(folder)!r})"
+    script = f"from phi1_nb.launch import launch; launch({str(folder)!r}, n_ranks=1)"
     with open(tmp_path / "log", "ab") as log:
         parent = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log)
     assert wait_until(lambda: steps_logged(folder) >= 1, parent), last_lines(tmp_path / "log")
