@@ -4,21 +4,24 @@
 
 The command is run as a user runs it: every exercise is executed in the sandbox, and the file is
 written. There is no peer that does the same, so the peer column holds the goal. The count draws
-that many candidates without the sandbox and says how many of their prompts are new.
+that many candidates without the sandbox and says how many of their prompts, and of their programs
+without names, are new.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from tqdm import tqdm
+
 from benchmarks.common import row, write
-from phi1_nb.diversity import shared_run_share
+from phi1_nb.diversity import fingerprint, shared_run_share
 from phi1_nb.families import load_families
 from phi1_nb.synthesis import candidate, candidates
 
@@ -38,15 +41,27 @@ def written(n: int, folder: Path) -> tuple[float, Path, str]:
     return 60 * n / (time.perf_counter() - start), path, done.stdout.strip()
 
 
-def distinct(n: int) -> tuple[int, int]:
-    "`(exercises, distinct prompts)` among the first `n` candidates of seed 0."
+def marked(seed: int, number: int) -> tuple[int, int, str] | None:
+    "Of the candidate: its prompt, its program without names, and its composition."
+    found = candidate(seed, number, "whole")
+    if isinstance(found, str):
+        return None
+    program = hashlib.sha256(fingerprint(found.text).encode()).digest()[:8]
+    prompt = hashlib.sha256(found.prompt.encode()).digest()[:8]
+    return int.from_bytes(prompt), int.from_bytes(program), found.composition
+
+
+def distinct(n: int) -> dict[str, int]:
+    "How many exercises, prompts, programs and compositions the first `n` candidates of seed 0 are."
     load_families()
-    exercises, prompts = 0, set()
-    for found in islice(candidates(partial(candidate, course="whole"), 0), n):
-        if not isinstance(found, str):
+    exercises, seen = 0, (set(), set(), set())
+    for found in tqdm(islice(candidates(marked, 0), n), total=n, unit="candidate"):
+        if found:
             exercises += 1
-            prompts.add(hash(found.prompt))
-    return exercises, len(prompts)
+            for kind, mark in zip(seen, found, strict=True):
+                kind.add(mark)
+    names = "prompts", "programs", "compositions"
+    return {"exercises": exercises} | dict(zip(names, map(len, seen), strict=True))
 
 
 def main() -> None:
@@ -67,10 +82,11 @@ def main() -> None:
         print(f"of the first 2,000: {shared_run_share(prompts[:2000]):.1%}")
         rows.append(row(f"exercises a minute, {asked.n}", "goal", rates, [GOAL] * len(rates)))
     if asked.count:
-        exercises, n_distinct = distinct(asked.count)
-        print(f"{asked.count} candidates: {exercises} exercises, {n_distinct} distinct prompts")
-        case = f"distinct prompts of {asked.count} candidates"
-        rows.append(row(case, "exercises among them", [n_distinct], [exercises]))
+        found = distinct(asked.count)
+        print(f"{asked.count} candidates:", found)
+        for kind in ("prompts", "programs", "compositions"):
+            case, whole = f"distinct {kind} of {asked.count} candidates", [found["exercises"]]
+            rows.append(row(case, "exercises among them", [found[kind]], whole))
     write("synthesis", rows)
 
 
