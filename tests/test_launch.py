@@ -17,6 +17,7 @@ from process_tree import descendants
 from test_training import alive, gone, run, steps_logged, wait_until, without_dropout  # noqa: F401
 
 from phi1_nb.checkpoints import checkpoint_steps
+from phi1_nb.core import file_sha256
 from phi1_nb.launch import command, hostfile, last_lines, rank_environment, slurm_script
 from phi1_nb.runs import write_run
 from phi1_nb.training import STOPPED
@@ -268,3 +269,28 @@ def test_a_run_alone_has_two_ranks_where_it_can(run, tmp_path, monkeypatch):  # 
     assert seen == [2, 1, 1, 1, 3]
     monkeypatch.setattr(module, "n_cores", lambda: 1)
     assert module.default_ranks(tmp_path / "0") == 1
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_killed_end_with_the_same_weights(run, tmp_path):  # noqa: F811
+    from phi1_nb.launch import launch
+
+    whole = launch(write_run(tmp_path / "whole", run))
+    assert "dist_world_size=2" in (whole / "train.log").read_text()
+    folder = write_run(tmp_path / "run", run)
+    script = f"from phi1_nb.launch import launch; launch({str(folder)!r})"
+    for target in (9, 31):
+        with open(tmp_path / "log", "ab") as log:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", script], stdout=log, stderr=log, start_new_session=True
+            )
+        assert wait_until(lambda n=target: steps_logged(folder) >= n, parent)
+        below = descendants(parent.pid)
+        for pid in (parent.pid, *below):
+            os.kill(pid, signal.SIGKILL)
+        parent.wait()
+        assert gone(below)
+    launch(folder)
+    assert file_sha256(folder / "model.safetensors") == file_sha256(whole / "model.safetensors")
+    steps = pd.read_csv(folder / "metrics.csv").step
+    assert steps.tolist() == list(range(1, run.train.stop_step + 1))
