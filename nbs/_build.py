@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 UP = re.compile(r"(\]\(|src=\\?\")\.\./([^)#\s\"\\]+)")
 # nbdev shows sources unfolded; only a dataclass stays so, for its fields' comments
 OPEN = re.compile(r"#\| code-fold: show(?=\\n\",\n[^\n]*code-summary[^\n]*\n(?!\s*\"@dataclass))")
+# nbdev links names in the comments of a signature, where nothing renders a link
+COMMENT = re.compile(r"(?<=\S )# (?:\\\"|(?!\\n)[^\"\n])*")
+LINK = re.compile(r"\[(`[^`\]]+`)\]\([^)]*\)")
 IMPORTS_ONLY = re.compile(r"#\| export\n(?:(?:from|import|    |\)).*\n?|\n)*")
 
 
@@ -87,6 +90,7 @@ def processed() -> tuple[Path, dict[str, str]]:
             (proc / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, proc / name)
         text = OPEN.sub("#| code-fold: true", UP.sub(r"\1\2", text))
+        text = COMMENT.sub(lambda comment: LINK.sub(r"\1", comment[0]), text)
         text = re.sub(r"(\]\(|href=\\?\")/([\w.-]+)\.html#([\w.]+)", to_notebook, text)
         path.write_text(text, encoding="utf-8")
     return proc, pages
