@@ -70,7 +70,7 @@ def test_a_planted_broken_link_is_found(build, tmp_path, planted, found):
 
 
 def test_comments_of_a_signature_have_no_links(build):
-    shown = json.dumps(["    q:int=1, # of [`Sign`](/steps.html#sign)\n", "# of [`Sign`](/a.html#b)"])
+    shown = json.dumps(["    q:int=1, # of [`Sign`](/a.html#sign)\n", "# of [`Sign`](/a.html#b)"])
     made = build.COMMENT.sub(lambda comment: build.LINK.sub(r"\1", comment[0]), shown)
     assert json.loads(made) == ["    q:int=1, # of `Sign`\n", "# of [`Sign`](/a.html#b)"]
 
