@@ -680,6 +680,7 @@ def procedure(
     if plan.map:
         them = _them(said, rng) if plan.filters else said.each()
         verb = fill(rng.choice(plan.map.block.verbs), "", plan.map.words | {"them": them})
+        verb = reworded(verb, rng)
         steps.append(verb if steps else verb[0].upper() + verb[1:])
     if plan.after:
         steps.append(f"keep only the results that {_clause(plan.after, rng, plural=True)}")
@@ -780,7 +781,7 @@ def in_more_words(
         end=replace(end, phrases=tuple(fill(phrase, "", noun) for phrase in end.phrases)),
     )
 
-# %% ../nbs/00i_pipelines.ipynb #cb9b9d62
+# %% ../nbs/00i_pipelines.ipynb #ddc39646
 def direct(
     plan: Plan,
     said: Speech,
@@ -793,7 +794,7 @@ def direct(
     if not verbs:
         return None
     them = f"<each|every one> of the {noun_phrase(plan, said, rng)}"
-    verb = fill(rng.choice(verbs), "", plan.map.words | {"them": them})
+    verb = reworded(fill(rng.choice(verbs), "", plan.map.words | {"them": them}), rng)
     last = rng.choice(plan.end.then).replace("{R}", "the <results|outcomes|new values>")
     return _joined([verb[0].upper() + verb[1:]], last, said, rng)
 

@@ -1257,551 +1257,672 @@ def sayings(
         found.setdefault(name, []).append(text)
     return found
 
-# %% ../nbs/00j_routines.ipynb #f4d24525
+# %% ../nbs/00j_routines.ipynb #1014a91f
 MORE_SAYINGS = sayings("""
-longest_run: Return <how many {many}|the number of {many} that> <there are in|make up> the longest
+longest_run: Return <how many {many} there are in|how many {many} make up|the number of {many} in> the longest
   <run|streak|stretch> of neighbouring {many}{in} that {P}.
-longest_run: Find the longest <streak|stretch|run|series> of <consecutive |>{many}{in} that {P} and
-  return <its length|how long it is|how many {many} it has>.
+longest_run: Find the longest <streak|stretch|run|series> of <consecutive |>{many}{in} that {P}
+  and return <its length|how long it is|how many {many} it has>.
 longest_run: Return the <greatest|largest> number of {many} in a row{in} that {P}.
-longest_run: <Look for|Find> {many}{in} that {P} and stand side by side, and return <how many|the number>
-  there are in the longest such <row|group|run>.
-longest_run: Return the size of the largest <group|block> of {many}{in} that {P} and follow each other without a gap.
+longest_run: <Look for|Find> {many}{in} that {P} and stand side by side, and return <how many
+  there are in|the size of> the longest <such row|group of this kind|of these runs>.
+longest_run: Return the size of the largest <group|block> of {many}{in} that {P} and follow each
+  other without a gap.
 count_runs: Count the <runs|stretches|groups> of neighbouring {many}{in} that {P}; <a single {one}
   counts as one|one {one} alone is a run, too>.
-count_runs: Return how many <runs|streaks|unbroken stretches> of <consecutive |>{many} that {P} there are{in}.
-count_runs: Return how many <groups|blocks> the {many}{in} that {P} form<, where|:> neighbours belong to the
-  same <group|block>.
+count_runs: Return how many <runs|streaks|unbroken stretches> of <consecutive |>{many} that {P}
+  there are{in}.
+count_runs: Return how many <groups|blocks> the {many}{in} that {P} form<, where|:> neighbours
+  belong to the same <group|block>.
 count_runs: Count how many times a run of {many} that {P} <begins|starts>{in}.
-first_index: Return the <index|position (counted from 0)> <of|at which you find> the first {one}{in} that {P1};
-  <if there is none, return -1|it is -1 if there is none>.
+first_index: Return the <index|position (counted from 0)> <of|at which you find> the first
+  {one}{in} that {P1}; <if there is none, return -1|it is -1 if there is none>.
 first_index: Find out at which index{in} there is the first {one} that {P1}, <or return -1 if
   there is none|with -1 as the answer if there is none>.
-first_index: Search {p} from the left for a {one} that {P1} and return its index, <or -1 if there is none|-1
-  if there is no such {one}>.
-first_index: Return the smallest index at which a {one} stands{in} that {P1}<, or -1 if there is none|; if
-  there is none, return -1>.
-last_index: Return the <index|position (counted from 0)> <of|at which you find> the last {one}{in} that {P1};
-  <if there is none, return -1|it is -1 if there is none>.
-last_index: Search {p} from the <right|end> for a {one} that {P1} and return its index, <or -1 if there
+first_index: Search {p} from the left for a {one} that {P1} and return its index, <or -1 if there
   is none|-1 if there is no such {one}>.
-last_index: Return the largest index at which a {one} stands{in} that {P1}<, or -1 if there is none|; if
-  there is none, return -1>.
-indexes: Return <all the indexes|the list of indexes|a list of all indexes> <of|of the> {many}{in} that {P}.
-indexes: <List|Collect> the <indexes|positions (counted from 0)> at which {p} has a {one} that {P1}.
+first_index: Return the smallest index at which a {one} stands{in} that {P1}<, or -1 if there is
+  none|; if there is none, return -1>.
+last_index: Return the <index|position (counted from 0)> <of|at which you find> the last {one}{in}
+  that {P1}; <if there is none, return -1|it is -1 if there is none>.
+last_index: Search {p} from the <right|end> for a {one} that {P1} and return its index, <or -1 if
+  there is none|-1 if there is no such {one}>.
+last_index: Return the largest index at which a {one} stands{in} that {P1}<, or -1 if there is
+  none|; if there is none, return -1>.
+indexes: Return <all the indexes|the list of indexes|a list of all indexes> <of|of the> {many}{in}
+  that {P}.
+indexes: <List|Collect> the <indexes|positions (counted from 0)> at which {p} has a {one} that
+  {P1}.
 indexes: Return in a list <where|at which indexes> the {many} <stand|are> that {P}{in}.
-indexes: Go through {p} and note the index of each {one} that {P1}. Return the <list of indexes|indexes
-  in a list|noted indexes>.
-take_while: Return the {many} at the <start|beginning|front> of {p}, up to but <without|not including> the
-  first <one|{one}> that does not fit: <every {one} in the result {P1}|all of them {P}>.
-take_while: Take {many} from the <front|left end|start> of {p} as long as they {P}<,|> and <stop at|end before>
-  the first other one. Return <them as|the> list.
-take_while: Return the longest <part|stretch|piece> at the <start|beginning> of {p} in which <all|all the> {many}
-  {P}.
-take_while: Go through {p} from the left, <collect|keep> {many} that {P}, and stop <at|as soon as you meet>
-  the first other one. Return the <list|collected {many}|{many} so far>.
+indexes: Go through {p} and note the index of each {one} that {P1}. Return the <list of
+  indexes|indexes in a list|noted indexes>.
+take_while: Return the {many} at the <start|beginning|front> of {p}, up to <but not including|and without> the first <one|{one}> that does not fit: <every {one} in the result {P1}|all of them
+  {P}>.
+take_while: Take {many} from the <front|left end|start> of {p} as long as they {P}<,|> and <stop
+  at|end before> the first other one. Return <them as|the> list.
+take_while: Return the longest <part|stretch|piece> at the <start|beginning> of {p} in which
+  <all|all the> {many} {P}.
+take_while: Go through {p} from the left, <collect|keep> {many} that {P}, and stop <at|as soon as
+  you meet|in front of> the first <other one|{one} of another kind>. Return the <list|collected
+  {many}|{many} so far>.
 drop_while: Leave out {many} at the <start|front|beginning> of {p} for as long as they {P}; return
-  <everything|all> from the first other one on.
+  <everything|all|what there is> from <the first other one|the first {one} of another kind|where
+  that ends> on.
 drop_while: Skip the {many} that {P} at the <start|front|beginning> of {p} and return <what comes
   after|what follows|the rest>, beginning with the first {one} that does not fit.
-drop_while: Return {p} without the leading {many} that {P}<; later ones stay|: only those before any other
-  {one} go>.
+drop_while: Return {p} without the leading {many} that {P}<; later ones stay|: only those before
+  any other {one} go>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #8c25d32e
+# %% ../nbs/00j_routines.ipynb #7c4f5a0a
 MORE_SAYINGS |= sayings("""
-after_first: Return <all |>the {many} <behind|that follow|that come after> the first {one}{in} that {P1}, <or
-  an empty list if there is none|and an empty list if there is none>.
-after_first: Find the first {one}{in} that {P1} and return <what|all that|the {many} that> <comes after|follows>
-  it, as a list; without such a {one}, <the list is empty|return an empty list>.
-after_first: Drop the {many} of {p} up to and including the first that {P1}. Return the <rest|others|remaining
-  ones>, and an empty list if there is none.
-sum_before_first: Return the <sum|total> of the {many}{in} that stand before the first that {P1}; <without such a
-  {one}, it is the sum of all|if there is none, return the sum of all of them>.
-sum_before_first: Add up {many} from the <left|start of {p}> and stop <before|at, and without,> the first one
-  that {P1}. Return the <sum|total>.
-sum_before_first: Go through {p} and add each {one} to a <total|sum> until <you meet one|one comes> that {P1}, which
-  <no longer counts|does not count>. Return the total.
-longest_rising: Find the longest stretch of neighbours in {p} <where|in which> the {M} grows <from each {one} to the
-  next|with every {one}>, and return <its length|how many {many} it has>, or 0 for an empty list.
-longest_rising: Return how many {many} <there are in|make up> the longest run{in} <along which|in which> the {M}
-  strictly increases< from one to the next|>; an empty list gives 0.
-longest_rising: Count the {many} of the longest unbroken row{in} in which <each {one} has|every {one} has> a larger {M}
-  than its predecessor. For an empty list, return 0.
-partition: Return <two lists in a tuple|a tuple of two lists>: <one of|first> the {many}{in} that {P}<, then|and one of>
-  <all the others|the rest|the other ones>.
-partition: Separate the {many}{in} that {P} from the <others|rest>, and return <both groups|the two groups> as a
-  tuple of lists, <in this order|those that {P} first>.
-partition: Divide {p} into the {many} that {P} and <all others|the remaining ones>; return <the two|both>
-  lists as a tuple<|, in this order>.
-partition: Put each {one}{in} into one of two lists, depending on whether it {P1} or not. Return the <two lists|pair
-  of lists>, first <the list of |>those that {P}.
-move_front: Move the {many} that {P} to the <front|start|beginning> of {p} and return the new list; <within
-  both groups the order stays|apart from that, the order stays>.
-move_front: Return {p} <rearranged|in a new order>: first <come |>the {many} that {P}, then <come |>the <others|rest>, both in their
-  original order.
-move_front: Return the {many} that {P}, followed by <all the others|the rest>{in}, in one list,
-  without changing the order within <each group|the two groups>.
-replace_if: Return {p} with {k} <in place of|instead of> <each|every> {one} that {P1}<|, as a new list>.
-replace_if: Put {k} in the place of <each|every> {one}{in} that {P1}, and return the <new list|list that results>.
-replace_if: Go through {p}: a {one} that {P1} becomes {k}, <all others|any other {one}|the rest> <stay|remain>
-  as they are. Return the <result|new list>.
-replace_if: Make a copy of {p}<, but with {k}| and put {k}> <wherever|where> a {one} {P1}<, and return it|. Return it>.
-apply_if: For each {one}{in} that {P1}, {M!it}; <do not touch the others|the others stay as they are>. Return <the new
-  list|all of them in a list>.
-apply_if: Go through {p} and <whenever|where> a {one} {P1}, {M!it}; <keep the rest|leave any other {one} alone>.
-  Return the list <that results|you get>.
-apply_if: Change <only|nothing but> the {many}{in} that {P}: {M!each of them}. Return <the whole list|all the
-  {many} in a list>.
+after_first: Return <all |>the {many} <behind|that follow|that come after> the first {one}{in}
+  that {P1}, <or an empty list if there is none|and an empty list if there is none>.
+after_first: Find the first {one}{in} that {P1} and return <what|all that|the {many} that> <comes
+  after|follows> it, as a list; without such a {one}, <the list is empty|return an empty list>.
+after_first: Drop the {many} of {p} up to and including the first that {P1}. Return the
+  <rest|others|remaining ones>, and an empty list if there is none.
+sum_before_first: Return the <sum|total> of the {many}{in} that stand before the first that {P1};
+  <without such a {one}, it is the sum of all|if there is none, return the sum of all of them>.
+sum_before_first: Add up {many} from the <left|start of {p}> and stop <before|at, and without,>
+  the first one that {P1}. Return the <sum|total>.
+sum_before_first: Go through {p} and add each {one} to a <total|sum> until <you meet one|one
+  comes> that {P1}, which <no longer counts|does not count>. Return the total.
+longest_rising: Find the longest stretch of neighbours in {p} <where|in which> the {M} grows <from
+  each {one} to the next|with every {one}>, and return <its length|how many {many} it has>, or 0
+  for an empty list.
+longest_rising: Return how many {many} <there are in|make up> the longest run{in} <along which|in
+  which> the {M} strictly increases< from one to the next|| with every step>; an empty list gives
+  0.
+longest_rising: Count the {many} of the longest unbroken row{in} in which <each {one} has|every
+  {one} has> a larger {M} than its predecessor. For an empty list, return 0.
+partition: Return <two lists in a tuple|a tuple of two lists>: <one of|first> the {many}{in} that
+  {P}<, then|and one of> <all the others|the rest|the other ones>.
+partition: Separate the {many}{in} that {P} from the <others|rest>, and return <both groups|the
+  two groups> as a tuple of lists, <in this order|those that {P} first>.
+partition: Divide {p} into the {many} that {P} and <all others|the remaining ones|what is left>;
+  return <the two|both> lists <as a|in a> tuple<|, in this order>.
+partition: Put each {one}{in} into one of two lists, depending on whether it {P1} or not. Return
+  the <two lists|pair of lists>, first <the list of |>those that {P}.
+move_front: Move the {many} that {P} to the <front|start|beginning> of {p} and return the new
+  list; <within both groups the order stays|apart from that, the order stays>.
+move_front: Return {p} <rearranged|in a new order>: first <come |>the {many} that {P}, then <come
+  |>the <others|rest>, both in their original order.
+move_front: Return the {many} that {P}, followed by <all the others|the rest>{in}, in one list<,
+  without changing the order within each group| that keeps the order within both|; inside both
+  groups the order stays>.
+replace_if: Return {p} with {k} <in place of|instead of> <each|every> {one} that {P1}<|, as a new
+  list>.
+replace_if: Put {k} in the place of <each|every> {one}{in} that {P1}, and return the <new
+  list|list that results>.
+replace_if: Go through {p}: a {one} that {P1} becomes {k}, <all others|any other {one}|the rest>
+  <stay|remain> as they are. Return the <result|new list>.
+replace_if: Make a copy of {p}<, but with {k}| and put {k}> <wherever|where> a {one} {P1}<, and
+  return it|. Return it>.
+apply_if: For each {one}{in} that {P1}, {M!it}; <do not touch the others|the others stay as they
+  are|leave all other {many} alone>. Return <the new list|the whole list|all {many} in a list>.
+apply_if: Go through {p} and <whenever|where> a {one} {P1}, {M!it}; <keep the rest|leave any other
+  {one} alone>. Return the list <that results|you get>.
+apply_if: Change <only|nothing but> the {many}{in} that {P}: {M!each of them}. Return <the whole
+  list|all the {many} in a list>.
 apply_if: If a {one}{in} {P1}, {M!it}, and if not, keep it. Return all the {many} <that you have
   then|you get> as a list.
 """)
 
-# %% ../nbs/00j_routines.ipynb #b8caf15d
+# %% ../nbs/00j_routines.ipynb #99fbda52
 MORE_SAYINGS |= sayings("""
-two_maps: Go through {p}: <when|whenever|where> a {one} {P1}, {M!it}, <and otherwise|or else|otherwise> {N!it}. Return the
-  <list of results|results in a list|new list>.
-two_maps: For <each|every> {one}{in} that {P1}, {M!it}; for <each|every> other one, {N!it}. Return <all the
-  results|the results>, in order, <as|in> a list.
-two_maps: Return a list with one <entry|number> for each {one}{in}: if the {one} {P1}, {M!it}, <and if not|otherwise>,
-  {N!it}.
-two_maps: Replace <each|every> {one}{in} as follows: {M!it} if it {P1}, else {N!it}. Return the <resulting |>list.
-sum_two_maps: Go through {p}: <when|whenever|where> a {one} {P1}, {M!it}, <and otherwise|or else|otherwise> {N!it}. Return <what
-  all of that adds up to|the sum of the results|the total>.
-sum_two_maps: For <each|every> {one}{in} that {P1}, {M!it}; for <each|every> other one, {N!it}. Return the <sum|total>
-  of <all these numbers|what you get|all results>.
-sum_two_maps: Return the <total|sum> of one number for each {one}{in}: if the {one} {P1}, {M!it}, <and if
-  not|otherwise>, {N!it}.
-difference_of_sums: Add up the {many}{in} that {P} and subtract <all the others|every other one> from that
-  <sum|total>. Return the <difference|result>.
-difference_of_sums: Return by how much the sum of the {many}{in} that {P} exceeds <that|the sum> of the
-  <rest|others> (a negative number <if|where> it is less).
-difference_of_sums: Go through {p} with a total of 0: add a {one} that {P1}, <subtract|take away> any other. Return the
-  <total|total at the end|final total>.
-difference_of_sums: Return the total of the {many}{in} if those that {P} count as plus and <all the
-  others|the rest> as minus.
-majority: Return whether <more than half of|most of> the {many}{in} {P} <|(exactly half is not enough)>.
+two_maps: Go through {p}: <when|whenever|where> a {one} {P1}, {M!it}, <and otherwise|or
+  else|otherwise> {N!it}. Return the <list of results|results in a list|new list>.
+two_maps: For <each|every> {one}{in} that {P1}, {M!it}; for <each|every> other one, {N!it}. Return
+  <all the results|the results>, in order, <as|in> a list.
+two_maps: Return a list with one <entry|number> for each {one}{in}: if the {one} {P1}, {M!it},
+  <and if not|otherwise>, {N!it}.
+two_maps: Replace <each|every> {one}{in} as follows: {M!it} if it {P1}, else {N!it}. Return the
+  <resulting |>list.
+sum_two_maps: Go through {p}: <when|whenever|where> a {one} {P1}, {M!it}, <and otherwise|or
+  else|otherwise> {N!it}. Return <what all of that adds up to|the sum of the results|the total>.
+sum_two_maps: For <each|every> {one}{in} that {P1}, {M!it}; for <each|every> other one, {N!it}.
+  Return the <sum|total> of <all these numbers|what you get|all results>.
+sum_two_maps: Return the <total|sum> of one number for each {one}{in}: if the {one} {P1}, {M!it},
+  <and if not|otherwise>, {N!it}.
+difference_of_sums: Add up the {many}{in} that {P} and subtract <all the others|every other one>
+  from that <sum|total>. Return the <difference|result>.
+difference_of_sums: Return by how much the <sum|total> of the {many}{in} that {P} <exceeds|is
+  larger than> <that|the sum|the total> of the <rest|others|remaining ones> (<a negative number if
+  it is less|negative if it is smaller|this may be negative>).
+difference_of_sums: Go through {p} with a total of 0: add a {one} that {P1}, <subtract|take away>
+  any other. Return the <total|total at the end|final total>.
+difference_of_sums: Return the total of the {many}{in} if those that {P} <count as plus and|are
+  added, but> <all the others|the rest> <count as minus|are subtracted>.
+majority: Return whether <more than half of|most of> the {many}{in} {P} <|(exactly half is not
+  enough)>.
 majority: <Check|Tell> whether there are more {many}{in} that {P} than <others|other {many}>.
-majority: Return True if the {many}{in} that {P} <are in the majority|outnumber the others>, and False otherwise.
-both_counts: Count the {many}{in} that {P} and <the others|the rest>; return <both counts|the two counts> as a
-  tuple<|, in this order>.
-both_counts: Return two <numbers|counts> in a tuple: <the number of|how many> {many}{in} that {P}, and the number of
-  <all the other {many}|other {many}|others>.
-both_counts: Return how many of the {many}{in} {P} and how many others there are, as a <pair|tuple> of counts.
-label: Return <for each {one}{in}|one string for each {one}{in}:> "yes" if it {P1}<, otherwise "no"| and "no" if not>, <as a
-  list|all in a list>.
-label: Make a list that <says|has> "yes" <wherever|where> a {one}{in} {P1} and "no" <everywhere else|in all other
-  places>.
-label: Replace each {one}{in} that {P1} by "yes" and <every other one|all others> by "no". Return the <list|new list>.
-label: Mark the {many}{in}: "yes" for <one|each> that {P1}, "no" for any other. Return the <marks as a list|list of marks>.
-flags: Return a list with True for each {one}{in} that {P1}, and False for <every other one|all others|the rest>.
-flags: <For each {one}{in}, tell|Check for each {one}{in}> whether it {P1}, and return the <answers|booleans> as a list.
-flags: Make a list of <booleans|True and False>, one for each {one}{in}, <that say|which tell> whether the {one} {P1}.
+majority: Return True if the {many}{in} that {P} <are in the majority|outnumber the others>, and
+  False otherwise.
+both_counts: Count the {many}{in} that {P} and <the others|the rest|all that are left>; return
+  <both|the two|these two> <counts|numbers> <as a|in a> tuple<|, in this order>.
+both_counts: Return two <numbers|counts> in a tuple: <the number of|how many> {many}{in} that {P},
+  and the number of <all the other {many}|other {many}|others>.
+both_counts: Return how many of the {many}{in} {P} and how many <others there are|there are of the
+  others|other ones there are>, <as a pair|as a tuple|in a tuple> of <counts|numbers>.
+label: Return <for each {one}{in}|one string for each {one}{in}:> "yes" if it {P1}<, otherwise
+  "no"| and "no" if not>, <as a list|all in a list>.
+label: Make a list that <says|has> "yes" <wherever|where> a {one}{in} {P1} and "no" <everywhere
+  else|in all other places>.
+label: Replace each {one}{in} that {P1} by "yes" and <every other one|all others> by "no". Return
+  the <list|new list>.
+label: Mark the {many}{in}: "yes" for <one|each> that {P1}, "no" for any other. Return the <marks
+  as a list|list of marks>.
+flags: Return a list with True for each {one}{in} that {P1}, and False for <every other one|all
+  others|the rest>.
+flags: <For each {one}{in}, tell|Check for each {one}{in}> whether it {P1}, and return the
+  <answers|booleans> as a list.
+flags: Make a list of <booleans|True and False>, one for each {one}{in}, <that say|which tell>
+  whether the {one} {P1}.
 flags: Replace each {one}{in} by True if it {P1} <and|or> by False if not; return the list.
 remove_first: Return {p} <without|but leave out> the first {one} that {P1}<; later ones stay|>.
-remove_first: Remove <only |>the first {one} that {P1} from a copy of {p} <and return it|and return the copy>.
-remove_first: Find the first {one}{in} that {P1} and return a list of all the other {many}<|; if there is none, of all>.
-remove_first: <Leave|Drop> one {one} <out|> of {p}, the first that {P1}, and return the <others|remaining ones> as a list.
+remove_first: Remove <only |>the first {one} that {P1} from a copy of {p} <and return it|and
+  return the copy>.
+remove_first: Find the first {one}{in} that {P1} and <return a list of|list|return> <all the other
+  {many}|everything but it|the others><|; if there is none, all of them>.
+remove_first: <Leave|Drop> one {one} <out|> of {p}, the first that {P1}, and return the
+  <others|remaining ones> as a list.
 """)
 
-# %% ../nbs/00j_routines.ipynb #4d0ac54c
+# %% ../nbs/00j_routines.ipynb #0a2d8fd2
 MORE_SAYINGS |= sayings("""
-running_total: {M!each {one}{in}} and return the <running|cumulative> totals of the <results|new numbers> <as|in> a list.
-running_total: {M!each {one}{in}}. Return a list that <has|gives> for each place the <sum|total> of <all |>the results up to
-  and including <that one|the one there>.
-running_total: Go through {p} and {M!each {one}}. Keep a <running |>total of the results, <note it after each step|writing
-  it down after each step> and return the list of totals.
-running_total: {M!each {one}{in}}, add up the results one by one, and return a list of <all the sums|each sum> <on the
-  way|that you pass>.
-running_total_if: <Add up|Sum> the {many}{in} that {P} one <by one|after the other> and return a list of the <total|sum>
-  after each <of them|addition>.
-running_total_if: Go through {p} and keep a total of the {many} that {P}. Return a list of the total after each
-  of <these|them>.
-running_total_if: Return for each {one}{in} that {P1} the <sum|total> of <itself and those before it that {P}|all
-  such {many} up to and including it>, as a list.
-running_total_if: Return the <cumulative|running> sums of <only the|just the|the> {many}{in} that {P}, <as|in> a list.
-running_count: Return a list that <says|tells> for each <index|place>{in} how many {many} <so far|up to there> {P}<, the one
-  at the place included|, including the one there>.
-running_count: Go through {p} and count the {many} that {P}. Return a list of the count after each {one}<, whether
-  it fits or not|, also after those that do not fit>.
-running_count: Count the {many} that {P} while walking through {p}, and <note|write down> the count at each
-  {one}. Return <all the counts|the noted counts|the counts> as a list.
-running_count: For each {one}{in}, return how many {many} {P} among <it and all before it|the {many} up to
-  and including it>, as a list of <counts|numbers>.
-records: Return a list of the {many}{in} that <beat|top> all <earlier|previous> ones in their {M}; the first {one}
-  is <always in it|always one of them>.
-records: Go through {p} and collect each {one} whose {M} is <greater|larger> than <any seen so far|all those seen
-  before>. The first {one} <is collected in any case|always goes in>. Return the list.
-records: <List|Return> the <record holders|new highs>{in}: <every|each> {one} with a larger {M} than
-  all those before it<. The first is always one|, which the first always is>.
-records: <Keep|Take> from {p} only the {many} whose {M} <exceeds|is above> the {M} of <every|each> <earlier|previous>
-  {one}, <and return them|and return those>. This includes the first.
-count_until_total: {M!each {one}{in}} and <sum up|add up> the results from left to right. Return <after how many|how many> {many}
-  <it takes for the sum to exceed|you need for a sum above> {k}, or -1 if <all of them are not enough|it never happens>.
-count_until_total: Return how many {many} from the <start|left> of {p} you need <for a total|for the sum to be> <above|of more
-  than> {k} if you {M!each of them} <first|before adding>; return -1 if <even all of them do not suffice|the whole list is not
-  enough>.
-count_until_total: Go through {p}, {M!each {one}} and add the <result|outcome> to a total. As soon as the total
-  exceeds {k}, return how many {many} <were used|it took|you used>; return -1 if that never happens.
-count_until_total: {M!each {one}{in}}. What is the smallest number of results from the left whose sum exceeds {k}?
-  Return it, or -1 if there is no such number.
-window_sums: {M!each {one}{in}} and return a list of the sums of <each result and the next|every result and its right
-  neighbour|any two results in a row>.
-window_sums: {M!each {one}{in}}. Then add <each result to the one after it|every two results that stand next to each
-  other> and return the <sums in a list|list of sums>.
-window_sums: Go through {p} and {M!each {one}}. Return <a list with|in a list> the sum of <the first and second result|results
-  one and two>, of the second and third, and so on.
-window_sums: {M!each {one}{in}}, add <up |>the results in <overlapping pairs|pairs> (first and second, second and third, ...) and
-  return the <list of |>sums.
-alternating: {M!each {one}{in}}. Return the first result minus the second plus the third <and so on|minus the
-  fourth and so forth>.
-alternating: Go through {p} and {M!each {one}}: add the results at even indexes and subtract those at odd <indexes|ones>.
+running_total: {M!each {one}{in}} and return the <running|cumulative> totals of the <results|new
+  numbers> <as|in> a list.
+running_total: {M!each {one}{in}}. Return a list that <has|gives> for each place the <sum|total>
+  of <all |>the results up to and including <that one|the one there>.
+running_total: Go through {p} and {M!each {one}}. Keep a <running |>total of the results, <note it
+  after each step|writing it down after each step> and return the list of totals.
+running_total: {M!each {one}{in}}, add up the results one by one, and return a list of <all the
+  sums|each sum> <on the way|that you pass>.
+running_total_if: <Add up|Sum> the {many}{in} that {P} one <by one|after the other> and return a
+  list of the <total|sum> after each <of them|addition>.
+running_total_if: Go through {p} and keep a total of the {many} that {P}. Return a list of the
+  total after each of <these|them>.
+running_total_if: Return for each {one}{in} that {P1} the <sum|total> of <itself and those before
+  it that {P}|all such {many} up to and including it>, as a list.
+running_total_if: Return the <cumulative|running> sums of <only the|just the|the> {many}{in} that
+  {P}, <as|in> a list.
+running_count: Return a list that <says|tells> for each <index|place>{in} how many {many} <so
+  far|up to there> {P}<, the one at the place included|, including the one there>.
+running_count: Go through {p} and count the {many} that {P}. Return a list of the count after each
+  {one}<, whether it fits or not|, also after those that do not fit>.
+running_count: Count the {many} that {P} while walking through {p}, and <note|write down> the
+  count at each {one}. Return <all the counts|the noted counts|the counts> as a list.
+running_count: For each {one}{in}, return how many {many} {P} among <it and all before it|the
+  {many} up to and including it>, as a list of <counts|numbers>.
+records: Return a list of the {many}{in} that <beat|top> all <earlier|previous> ones in their {M};
+  the first {one} is <always in it|always one of them>.
+records: Go through {p} and collect each {one} whose {M} is <greater|larger> than <any seen so
+  far|all those seen before|the largest one up to then>. The first {one} <is collected in any
+  case|always goes in|is always among them>. Return the <list|collection as a list>.
+records: <List|Return> the <record holders|new highs>{in}: <every|each> {one} with a larger {M}
+  than all those before it<. The first is always one|, which the first always is>.
+records: <Keep|Take> from {p} only the {many} whose {M} <exceeds|is above> the {M} of <every|each>
+  <earlier|previous> {one}, <and return them|and return those>. This includes the first.
+count_until_total: {M!each {one}{in}} and <sum up|add up> the results from left to right. Return
+  <after how many|how many> {many} <it takes for the sum to exceed|you need for a sum above> {k},
+  or -1 if <all of them are not enough|it never happens>.
+count_until_total: Return how many {many} from the <start|left> of {p} you need <for a total|for
+  the sum to be> <above|of more than> {k} if you {M!each of them} <first|before adding>; return -1
+  if <even all of them do not suffice|the whole list is not enough>.
+count_until_total: Go through {p}, {M!each {one}} and add the <result|outcome> to a total. As soon
+  as the total exceeds {k}, return how many {many} <were used|it took|you used>; return -1 if that
+  never happens.
+count_until_total: {M!each {one}{in}}. What is the smallest number of results from the left whose
+  sum exceeds {k}? Return it, or -1 if there is no such number.
+window_sums: {M!each {one}{in}} and return a list of the sums of <each result and the next|every
+  result and its right neighbour|any two results in a row>.
+window_sums: {M!each {one}{in}}. Then add <each result to the one after it|every two results that
+  stand next to each other|each result and its neighbour on the right> and return <the sums in a
+  list|a list of the sums|these sums as a list>.
+window_sums: Go through {p} and {M!each {one}}. Return <a list with|in a list> the sum of <the
+  first and second result|results one and two|the first two results>, of the <second and
+  third|second and the third>, and so on.
+window_sums: {M!each {one}{in}}, add <up |>the results in <overlapping pairs|pairs> (first
+  <and|with> second, second <and|with> third, ...) and return <a list of sums|the sums, as a
+  list|all these sums in a list>.
+alternating: {M!each {one}{in}}. Return <the first result|result one> minus <the second|result
+  two> <plus|and then plus> the third <and so on|minus the fourth and so forth|with plus and minus
+  in turn>.
+alternating: Go through {p} and {M!each {one}}: <add the results at even indexes and subtract|the
+  results at even indexes count as plus, as minus> <those|the ones|all> at odd <indexes|ones>.
   Return the <total|outcome>.
-alternating: {M!each {one}{in}} and return the <sum|total> of the results at even indexes minus <that|the sum> of those at
-  odd indexes.
-alternating: {M!each {one}{in}}, give every <second|other> result, <beginning with the second|from the second on>, the opposite
-  sign, and return the <sum|total>.
-top_k: {M!each {one}{in}}, sort the results from <large|the largest> to <small|the smallest>, and return the first {k}, or all if
-  there are <fewer|not so many>.
-top_k: {M!each {one}{in}} and return a list of the {k} largest <results|numbers that come out>, the largest first<; with
-  fewer than {k}, return all|, or of all if there are fewer>.
-top_k: Return the {k} <greatest|highest> <numbers|results> <that you get|that come out> when you {M!each {one}{in}}, in descending
-  order; <fewer {many} give a shorter list|with fewer {many}, return all of the results>.
-top_k: {M!each {one}{in}}. <Of the results|Then>, return <only |>the {k} largest in descending order<, or as many as
-  there are|; if there are fewer, return all>.
+alternating: {M!each {one}{in}} and return the <sum|total> of the results at even indexes minus
+  <that|the sum> of those at odd indexes.
+alternating: {M!each {one}{in}}, give every <second|other> result, <beginning with the second|from
+  the second on>, the opposite sign, and return the <sum|total>.
+top_k: {M!each {one}{in}}, sort the results from <large|the largest> to <small|the smallest>, and
+  return the first {k}, or all if there are <fewer|not so many>.
+top_k: {M!each {one}{in}} and return a list of the {k} largest <results|numbers that come out>,
+  the largest first<; with fewer than {k}, return all|, or of all if there are fewer>.
+top_k: Return the {k} <greatest|highest> <numbers|results> <that you get|that come out> when you
+  {M!each {one}{in}}, in descending order; <fewer {many} give a shorter list|with fewer {many},
+  return all of the results>.
+top_k: {M!each {one}{in}}. <Of the results|Then>, return <only |>the {k} largest in descending
+  order<, or as many as there are|; if there are fewer, return all>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #d17b44fb
+# %% ../nbs/00j_routines.ipynb #7890427a
 MORE_SAYINGS |= sayings("""
-chunk_sums: {M!each {one}{in}}. Return the sums of the first {k} results, of the next {k}, and so on, as a list; <the
-  last sum may have fewer|fewer may be left for the last sum>.
-chunk_sums: {M!each {one}{in}} and divide the results, from the left, into <groups|blocks> of {k}<; a shorter one may be left|,
-  the last of which may be shorter>. Return the <sum|total> of each <group|block> in a list.
-chunk_sums: Go through {p}, {M!each {one}} and add up the results <in groups of {k}|{k} at a time>, the last group with
-  <what is left|however many are left>. Return the <list of sums|sums in a list>.
-chunk_sums: {M!each {one}{in}}; then make groups of {k} results <in order|from left to right> (fewer in the last one <if need
-  be|if they run out>) and return a list of the <totals|sums> of the groups.
-every_k: Of the {many}{in} that {P}, return the first, the one {k} places <after|behind> it, <the one {k} places
-  after that|another one {k} places on>, and so on, as a list.
-every_k: <Take|Pick> from the {many}{in} that {P} one in every {k}, <starting with|namely> the first, then the one {k}
-  places <later|further>, and so on; return <them|these> as a list.
-every_k: Collect the {many}{in} that {P}, but of <these|them> keep only those at the indexes 0, {k}, two times {k} and so
-  on. Return the list.
-every_k: Go through the {many}{in} that {P} in steps of {k}, beginning at the first<,|> and return <those|the ones> you
-  <land on|step on>.
-rotate: Collect the {many}{in} that {P}, then <take the first {k} of them away from the front and put them|move the
-  first {k}> <to the end|behind the others>, in their order. Return <the list|the new list>.
-rotate: Return a list of the {many}{in} that {P}, but with the first {k} <of them |>at the end <instead of the
-  start|of the list>.
-rotate: Of the {many}{in} that {P}, return <those after the first {k}|all but the first {k}>, followed by <the|these> first
-  {k}, as one list.
-rotate: Take the {many}{in} that {P} and <rotate|shift> their list to the left: the first {k} <go to|come to stand
-  at> the end. Return <the result|what you get>.
-above_average: Compute the average of the {many}{in} that {P}, and return those of <these {many}|them> that <exceed|are
-  above|lie above> it.
-above_average: Among the {many}{in} that {P}, <return|find> those <above|greater than> the average of all <such {many}|of
-  them>, <as a list|in a list>.
-above_average: Return a list of the {many}{in} that {P} and are <above|larger than> the mean of all {many} <there|in it>
+chunk_sums: {M!each {one}{in}}. Return the sums of the first {k} results, of the next {k}, and so
+  on, as a list; <the last sum may have fewer|fewer may be left for the last sum>.
+chunk_sums: {M!each {one}{in}} and divide the results, from the left, into <groups|blocks> of
+  {k}<; a shorter one may be left|, the last of which may be shorter>. Return the <sum|total> of
+  each <group|block> in a list.
+chunk_sums: Go through {p}, {M!each {one}} and add up the results <in groups of {k}|{k} at a
+  time>, the last group with <what is left|however many are left>. Return the <list of sums|sums
+  in a list>.
+chunk_sums: {M!each {one}{in}}; then make groups of {k} results <in order|from left to right>
+  (<fewer in the last one if need be|the last may have fewer|if they run out, the last has fewer>)
+  and return a list of the <totals|sums> of the groups.
+every_k: Of the {many}{in} that {P}, return the first, the one {k} places <after|behind> it, <the
+  one {k} places after that|another one {k} places on>, and so on, as a list.
+every_k: <Take|Pick> from the {many}{in} that {P} one in every {k}, <starting with|namely> the
+  first, then the one {k} places <later|further>, and so on; return <them|these> as a list.
+every_k: Collect the {many}{in} that {P}, but of <these|them> keep only those at the indexes 0,
+  {k}, two times {k} and so on. Return the list.
+every_k: Go through the {many}{in} that {P} in steps of {k}, beginning at the first<,|> and return
+  <those|the ones> you <land on|step on>.
+rotate: Collect the {many}{in} that {P}, then <take the first {k} of them away from the front and
+  put them|move the first {k}> <to the end|behind the others>, in their order. Return <the
+  list|the new list>.
+rotate: Return a list of the {many}{in} that {P}, but with the first {k} <of them |>at the end
+  <instead of the start|of the list|and all the others before these>.
+rotate: Of the {many}{in} that {P}, return <those after the first {k}|all but the first {k}>,
+  followed by <the|these> first {k}, as one list.
+rotate: Take the {many}{in} that {P} and <rotate|shift> their list to the left: the first {k} <go
+  to the end|come to stand at the end|end up last>. Return <the result|what you get|the list>.
+above_average: Compute the average of the {many}{in} that {P}, and return those of <these
+  {many}|them> that <exceed|are above|lie above> it.
+above_average: Among the {many}{in} that {P}, <return|find> those <above|greater than> the average
+  of all <such {many}|of them>, <as a list|in a list>.
+above_average: Return a list of the {many}{in} that {P} and are <above|larger than> the mean of
+  all {many} <there|in it> that {P}.
+above_average: Take the {many}{in} that {P} and <drop|leave out> each one that is <not greater
+  than|at most> their <average|mean>. Return the <others|rest> as a list.
+count_pairs: Return <how many|the number of> pairs of elements {p} has, <one at an index i and one
+  at a later index j|a first one and a second one further right|an earlier and a later one each>,
+  in which {C}.
+count_pairs: For each element of {p}, <look at|take> <all the elements after it|each later
+  element|what follows it>, and count <the pairs|each pair> in which {C}. Return the <number of
+  such pairs|count>.
+count_pairs: Count how many times you can pick <an element|one element> of {p} and <another|a
+  second one> at a <larger|higher> index so that {C}.
+count_pairs: Compare each element of {p} with <each|every> later one: in how many of these pairs
+  is it so that {C}? Return that number.
+any_pair: <Check|Find out> whether there are two elements <of|in> {p}, the first <somewhere
+  before|at a smaller index than|to the left of> the second, <such that|so that|for which it holds
+  that> {C}.
+any_pair: Return whether {p} <has|contains> an element and, <somewhere|at any place> after it,
+  another one such that {C}.
+any_pair: Compare each element of {p} with <all|the> later ones. Return True <if you find a pair
+  in which|as soon as there is a pair in which|if for one of these pairs> {C}, and False <if you
+  find none|otherwise|if there is no such pair>.
+any_pair: Return True if there are indexes i < j <of|in> {p} such that, of the two elements
+  <there|at these indexes>, {C}. Return False otherwise.
+pair_positions: Return <all the|the list of> indexes at which it is true of the elements of {p}
+  and {q} that {C}.
+pair_positions: Go through {p} and {q} <side by side|in parallel> and <note|collect> each index
+  where, of the two elements, {C}. Return <the list|the indexes as a list>.
+pair_positions: For each index, take the element of {p} <as the first and that of {q} as the
+  second|first and that of {q} second>, and list the indexes <where|at which> {C}.
+choose_larger: Go through {p} and {q} <side by side|in parallel> and at each index <keep|pick> the
+  element with the larger {M}; if <it is the same for both|both have the same|neither is larger>,
+  <keep|pick|take> the one of {p}. Return <the list|all of them in a list>.
+choose_larger: Return a list that <has|holds> at each index the <element|number> of {q} if its {M}
+  is <greater|larger|higher> than <that of|the one of> the <element|number|one> of {p}, <and
+  otherwise|or else|and in all other cases> the <element|number|one> of {p}.
+choose_larger: Compare {p} and {q} index by index and collect <whichever element has|the element
+  with> the larger {M} (in a tie <that|the element> of {p}). Return the list.
+common: Return the numbers that <stand|occur|are> in {p} as well as in {q} and {P}, <each|every
+  one> only once and in ascending order.
+common: <List|Return> in <sorted|ascending> order, <without|and without> <repeating
+  any|repetitions>, the numbers <common to|shared by> {p} and {q} that {P}.
+common: Find <all |>the numbers{in} that {P} and that {q} has, too. Return them sorted <and
+  without duplicates|, each once>.
+common: <Take|Look at|Find> the <distinct|different> numbers <that are both in {p} and in {q}|of
+  {p} that also occur in {q}|that {p} has in common with {q}>, keep <those|the ones> that {P}, and
+  return them <in ascending order|sorted>.
+missing: Return a list of those numbers in {p} that {P} and <that {q} does not have|are not in
+  {q}>, in the order <of|they have in> {p}.
+missing: <Take|Keep> the numbers in {p} that {P}, <remove|leave out> those that also occur in {q},
+  and return the <rest|others> in the same order.
+missing: Go through {p} and collect each number that {P1} and is <missing from|not found in|absent
+  from> {q}. Return the list.
+missing: Of the numbers in {p} that {P}, return <the ones|those> that {q} lacks, <as a list|in a
+  list>, <without changing their order|in their original order>.
+merged: Take the numbers that {P} from {p} and from {q}, and return <all of them|them all> <in one
+  sorted list|in ascending order|as one sorted list>.
+merged: Put {p} and {q} together, keep the numbers that {P}, and return them <sorted|in ascending
+  order>.
+merged: Return a list, in ascending order, of <each|every> number that {P1}, from both {p} and {q}
+  <(with repetitions)|(repeated numbers stay)>.
+merged: Collect from {p} and {q} <all |>the numbers that {P} <in|into> one list. Sort <it|this
+  list> and return it.
+compare_sums: Compare the sum of the numbers that {P} in {p} with <the sum of those|that of the
+  numbers> that {P} in {q}, and return True if the first <sum is|is> larger, and False otherwise.
+compare_sums: Add up the numbers that {P} in {p} and, <separately|apart from that>, those in {q}.
+  Return whether {p} has the <larger|greater> sum.
+compare_sums: <Check|Tell> whether, counting only numbers that {P}, {p} has a
+  <larger|greater|higher> <sum|total> than {q}.
+compare_sums: Return whether the numbers <of|in> {p} that {P} add up to more than <such
+  numbers|those> <of|in> {q}.
+""")
+
+# %% ../nbs/00j_routines.ipynb #d0050922
+MORE_SAYINGS |= sayings("""
+char_apply_if: Go through {p}: if a character {P1}, {M!it}; <keep all others|leave any other
+  alone>. Return the <new text|string you get>.
+char_apply_if: For <each|every> character of {p} that {P1}, {M!it}, <without touching|but do not
+  touch> the <others|rest>. Return <all of them as one string|the string that results>.
+char_apply_if: Return a copy of {p} in which <only |>the characters that {P} <are changed|have
+  changed>: {M!each of them}.
+char_apply_if: Change the characters of {p} that {P} and no others: {M!each of them}. Return the
+  <string|text> <with these changes|that you get>.
+char_replace_if: Return {p} <with|but with> {c} <instead of|in the place of> <each|every>
+  character that {P1}.
+char_replace_if: Put {c} in the place of <each|every> character of {p} that {P1}, and return the
+  <text|string> you get.
+char_replace_if: Go through {p} and overwrite <each|every> character that {P1} with {c}. Return
+  the <new|resulting> <string|text>.
+char_replace_if: <Hide|Mask> the characters of {p} that {P}: show {c} for each of them and <keep
+  the others|all others as they are>. Return the <masked |>string.
+char_index: Return the <index|position (counted from 0)> <of|at which you find> the first
+  character of {p} that {P1}; <if there is none, return -1|it is -1 if there is none>.
+char_index: Search {p} from the left for a character that {P1} and return its index, <or -1 if
+  there is none|-1 if there is no such character>.
+char_index: Return the smallest index at which {p} has a character that {P1}<, or -1 if there is
+  none|; if there is none, return -1>.
+char_index: Find out at which index of {p} there is the first character that {P1}, <or return -1
+  if there is none|with -1 as the answer if there is none>.
+char_run: Return <how many characters there are in|how many characters make up|the number of characters in> the longest <streak|stretch|run> of neighbouring characters of {p} that {P}.
+char_run: Find the longest <unbroken piece|piece|part> of {p} <made only|that consists only> of
+  characters that {P}, and return <its length|how long it is>.
+char_run: Return the <greatest|largest> number of characters <in a row in {p}|of {p} in a row>
   that {P}.
-above_average: Take the {many}{in} that {P} and <drop|leave out> each one that is <not greater than|at most> their <average|mean>.
-  Return the <others|rest> as a list.
-count_pairs: Return <how many|the number of> pairs of elements {p} has, one at an index i and one at <a later index|an
-  index> j > i, in which {C}.
-count_pairs: For each element of {p}, <look at|take> all the elements after it, and count the pairs in which {C}.
-  Return the <number of such pairs|count>.
-count_pairs: Count how many times you can pick <an element|one element> of {p} and <another|a second one> at a <larger|higher>
-  index so that {C}.
-count_pairs: Compare each element of {p} with <each|every> later one: in how many of these pairs is it so that {C}? Return
-  that number.
-any_pair: <Check|Find out> whether there are two elements <of|in> {p}, the first at a smaller index than the
-  second, such that {C}.
-any_pair: Return whether {p} <has|contains> an element and, <somewhere|at any place> after it, another one such
-  that {C}.
-any_pair: Compare each element of {p} with <all|the> later ones. Return True if you find a pair in which {C}, and
-  False <if you find none|otherwise>.
-any_pair: Return True if there are indexes i < j <of|in> {p} such that, of the two elements <there|at these
-  indexes>, {C}. Return False otherwise.
-pair_positions: Return <all the|the list of> indexes at which it is true of the elements of {p} and {q} that {C}.
-pair_positions: Go through {p} and {q} <side by side|in parallel> and <note|collect> each index where, of the two elements, {C}.
-  Return <the list|the indexes as a list>.
-pair_positions: For each index, take the element of {p} <as the first and that of {q} as the second|first and that of {q} second>, and list
-  the indexes <where|at which> {C}.
-choose_larger: Go through {p} and {q} <side by side|in parallel> and at each index <keep|pick> the element with the larger {M};
-  if it is the same for both, <keep|pick> the one of {p}. Return <the list|all of them in a list>.
-choose_larger: Return a list that <has|holds> at each index the element of {q} if its {M} is <greater|larger> than that of the
-  element of {p}, and <otherwise|else> the element of {p}.
-choose_larger: Compare {p} and {q} index by index and collect <whichever element has|the element with> the larger {M}
-  (in a tie <that|the element> of {p}). Return the list.
-common: Return the numbers that <stand|occur|are> in {p} as well as in {q} and {P}, <each|every one> only once and in ascending order.
-common: <List|Return> in <sorted|ascending> order, <without|and without> <repeating any|repetitions>, the numbers <common to|shared by> {p} and {q} that {P}.
-common: Find <all |>the numbers{in} that {P} and that {q} has, too. Return them sorted <and without duplicates|, each once>.
-common: Take the <distinct|different> numbers that are both in {p} and in {q}, keep those that {P}, and return them <in ascending
-  order|sorted>.
-missing: Return a list of those numbers in {p} that {P} and <that {q} does not have|are not in {q}>, in the order <of|they have in> {p}.
-missing: <Take|Keep> the numbers in {p} that {P}, <remove|leave out> those that also occur in {q}, and return the <rest|others> in
-  the same order.
-missing: Go through {p} and collect each number that {P1} and is <missing from|not found in|absent from> {q}. Return the list.
-missing: Of the numbers in {p} that {P}, return <the ones|those> that {q} lacks, <as a list|in a list>, <without changing
-  their order|in their original order>.
-merged: Take the numbers that {P} from {p} and from {q}, and return <all of them|them all> <in one sorted list|in ascending order|as one sorted
-  list>.
-merged: Put {p} and {q} together, keep the numbers that {P}, and return them <sorted|in ascending order>.
-merged: Return a list, in ascending order, of <each|every> number that {P1}, from both {p} and {q} <(with repetitions)|(repeated numbers
-  stay)>.
-merged: Collect from {p} and {q} <all |>the numbers that {P} <in|into> one list. Sort <it|this list> and return it.
-compare_sums: Compare the sum of the numbers that {P} in {p} with <the sum of those|that of the numbers> that {P} in {q}, and return
-  True if the first <sum is|is> larger, and False otherwise.
-compare_sums: Add up the numbers that {P} in {p} and, <separately|apart from that>, those in {q}. Return whether {p} has the
-  <larger|greater> sum.
-compare_sums: <Check|Tell> whether, counting only numbers that {P}, {p} has a <larger|greater|higher> <sum|total> than {q}.
-compare_sums: Return whether the numbers <of|in> {p} that {P} add up to more than <such numbers|those> <of|in> {q}.
-""")
-
-# %% ../nbs/00j_routines.ipynb #ebaf2f80
-MORE_SAYINGS |= sayings("""
-char_apply_if: Go through {p}: if a character {P1}, {M!it}; <keep all others|leave any other alone>. Return the <new
-  text|string you get>.
-char_apply_if: For <each|every> character of {p} that {P1}, {M!it}, <without touching|but do not touch> the <others|rest>.
-  Return <all of them as one string|the string that results>.
-char_apply_if: Return a copy of {p} in which <only |>the characters that {P} <are changed|have changed>: {M!each of them}.
-char_apply_if: Change the characters of {p} that {P} and no others: {M!each of them}. Return the <string|text> <with these
-  changes|that you get>.
-char_replace_if: Return {p} <with|but with> {c} <instead of|in the place of> <each|every> character that {P1}.
-char_replace_if: Put {c} in the place of <each|every> character of {p} that {P1}, and return the <text|string> you
-  get.
-char_replace_if: Go through {p} and overwrite <each|every> character that {P1} with {c}. Return the <new|resulting>
-  <string|text>.
-char_replace_if: <Hide|Mask> the characters of {p} that {P}: show {c} for each of them and <keep the others|all others
-  as they are>. Return the <masked |>string.
-char_index: Return the <index|position (counted from 0)> <of|at which you find> the first character of {p} that {P1};
-  <if there is none, return -1|it is -1 if there is none>.
-char_index: Search {p} from the left for a character that {P1} and return its index, <or -1 if there is none|-1 if
-  there is no such character>.
-char_index: Return the smallest index at which {p} has a character that {P1}<, or -1 if there is none|; if there is
-  none, return -1>.
-char_index: Find out at which index of {p} there is the first character that {P1}, <or return -1 if there is
-  none|with -1 as the answer if there is none>.
-char_run: Return <how many characters|the number of characters that> <there are in|make up> the longest <streak|stretch|run>
-  of neighbouring characters of {p} that {P}.
-char_run: Find the longest <unbroken piece|piece|part> of {p} <made only|that consists only> of characters that {P}, and
-  return <its length|how long it is>.
-char_run: Return the <greatest|largest> number of characters <in a row in {p}|of {p} in a row> that {P}.
-char_run: Return the length of the longest substring of {p} in which <all characters|all the characters> {P}<, 0 if there is
-  none|, or 0 if there is none>.
-char_split: Return <two strings in a tuple|a tuple of two strings>: <one|first one> of the characters of {p} that {P}, then one
-  of <the others|all others|the rest>.
-char_split: Separate the characters of {p} that {P} from the <others|rest> and return <both groups|the two groups> as a
-  tuple of strings, first those that {P}.
-char_split: Divide {p} into a string of the characters that {P} and a string of <all others|the remaining ones>;
-  return <both|the two> as a tuple.
-char_split: Go through {p} and <add|append> each character to one of two strings, the first for those that {P}, the
-  second for <all others|the rest>. Return <both|the two strings> as a tuple.
+char_run: Return the length of the longest substring of {p} in which <all characters|all the
+  characters> {P}<, 0 if there is none|, or 0 if there is none>.
+char_split: Return <two strings in a tuple|a tuple of two strings>: <one|first one> of the
+  characters of {p} that {P}, then one of <the others|all others|the rest>.
+char_split: Separate the characters of {p} that {P} from the <others|rest> and return <both
+  groups|the two groups> as a tuple of strings, first those that {P}.
+char_split: Divide {p} into a string of the characters that {P} and a string of <all others|the
+  remaining ones>; return <both|the two> as a tuple.
+char_split: Go through {p} and <add|append> each character to one of two strings, the first for
+  those that {P}, the second for <all others|the rest>. Return <both|the two strings> as a tuple.
 char_more: <Check|Tell> whether more characters of {p} {P} than {Q}.
-char_more: Count the characters of {p} that {P} and those that {Q}; return <whether|True if> the first count is
-  <larger|greater><|, and False otherwise>.
+char_more: Count the characters of {p} that {P} and those that {Q}; return <whether|True if> the
+  first count is <larger|greater><|, and False otherwise>.
 char_more: Return whether in {p} the characters that {P} outnumber <those|the ones> that {Q}.
-char_more: Compare how many characters of {p} {P} with how many {Q}: return True if the former are more, False
-  <if not|otherwise>.
-word_apply_if: Go through the words of {p}: if <one|a word> {P1}, {M!it}; <keep|leave> <any other|every other> as it is.
-  Return the words as a <string|text> with <one space|a single space> between each two.
-word_apply_if: For <each|every> word of {p} that {P1}, {M!it}. Return <all the words|all words>, changed or not, joined <with single spaces|with
-  a space between each two>.
-word_apply_if: Change the words of {p} that {P} and no others: {M!each of them}. Return the <text|sentence> with single
-  spaces between <its|the> words.
-word_apply_if: Split {p} into words, and where a word {P1}, {M!it}. Join <all of them|them all> by single spaces
-  <again|> and return the <text|string>.
-word_replace_if: Return the words of {p} joined by single spaces, with {c} <in place of|instead of> <each|every> word
-  that {P1}.
-word_replace_if: Split {p} into words, <put|write> {c} where a word {P1}, and return <all of it|them all> joined with
-  <a single space|one space> between each two.
-word_replace_if: Go through the words of {p} and replace <each|every one> that {P1} by {c}. Return the <text|sentence> with single
-  spaces between the words.
-word_replace_if: <Hide|Cross out> the words of {p} that {P}: show {c} for each of them and the other words as
-  they are. Return <a|one> string with single spaces between the words.
+char_more: Compare how many characters of {p} {P} with how many {Q}: return True if the former are
+  more, False <if not|otherwise>.
+word_apply_if: Go through the words of {p}: if <one|a word> {P1}, {M!it}; <keep|leave> <any
+  other|every other> as it is. Return <the words|all words> as <a|one> <string|text> with <one
+  space|a single space> between <each two|them>.
+word_apply_if: For <each|every> word of {p} that {P1}, {M!it}. Return <all the words|all words>,
+  changed or not, joined <with single spaces|with a space between each two>.
+word_apply_if: Change the words of {p} that {P} and no others: {M!each of them}. Return the
+  <text|sentence> with single spaces between <its|the> words.
+word_apply_if: Split {p} into words, and where a word {P1}, {M!it}. Join <all of them|them all> by
+  single spaces <again|> and return the <text|string>.
+word_replace_if: Return the words of {p} joined by single spaces, with {c} <in place of|instead
+  of> <each|every> word that {P1}.
+word_replace_if: Split {p} into words, <put|write> {c} where a word {P1}, and return <all of
+  it|them all> joined with <a single space|one space> between each two.
+word_replace_if: Go through the words of {p} and replace <each|every one> that {P1} by {c}. Return
+  the <text|sentence> with single spaces between the words.
+word_replace_if: <Hide|Cross out> the words of {p} that {P}: show {c} for each of them and the
+  other words as they are. Return <a|one> string with single spaces between the words.
 """)
 MORE_SAYINGS["word_index"] = MORE_SAYINGS["first_index"]
 MORE_SAYINGS["word_partition"] = MORE_SAYINGS["partition"]
 MORE_SAYINGS["word_change"] = MORE_SAYINGS["apply_if"]
 
-# %% ../nbs/00j_routines.ipynb #d7a551a3
+# %% ../nbs/00j_routines.ipynb #b83d9e3b
 MORE_SAYINGS |= sayings("""
-word_move: Return {p} <rearranged|in a new order>: <at the end|last> the {many} that {P}, before them <all others|the rest>,
-  both in their original order.
-word_move: List the {many} of {p}, but those that {P} only after all <the others|others>; <within|in> both groups the
-  order stays.
-word_move: Put the {many} that {P} behind <all the others|the rest> of {p}, without <any other change|changing anything else> in the
-  order, and return the list.
-word_move: Arrange {p} so that {many} that {P} come <last|after all others>, and <apart from that|otherwise> keep the <given|original>
-  order. Return the <new |>list.
-join_numbered: Return a list of the {many}{in} that {P} with <a number|its number> in front of each: "1. apple" <comes
-  first|at the beginning>, <"2. pear" after it|then "2. pear">, and so on.
-join_numbered: Collect the {many}{in} that {P} and write their number before them<, from 1 on|, beginning with 1>, as in
-  "1. apple". Return the list of strings.
-join_numbered: Make a numbered list of the {many}{in} that {P}: strings <like|such as> "1. apple", "2. pear", <with the numbers
-  from 1 on|counted from 1>.
-join_numbered: For each {one}{in} that {P1}, write a string of its number among <these|them>, a <full stop|dot>, a space and the
-  {one}, as in "1. apple". Return <these|the> strings as a list.
-if_else: If {p} {P1}, {M!it} and return <the result|that>; otherwise {N!it} and return <that|the result>.
-if_else: Return <what|the number that> you get from {p} as follows: if it {P1}, {M!it}; <if not|otherwise>, {N!it}.
-if_else: Check whether {p} {P1}. <If so|If it is so>, {M!it}, <if not|else>, {N!it}; return <what comes out|the number
-  you get>.
-if_else: Take {p}. Where it {P1}, {M!it}; in <all other cases|any other case>, {N!it}. Return the <outcome|new number>.
-if_keep: Return {p} <as it is|unchanged> unless it {P1}; <if so|in that case>, {M!it} <first|before you return it>.
-if_keep: Change {p} only if it {P1}: <then|in that case> {M!it}. Return the <number|number you have then>.
-if_keep: Check whether {p} {P1}. <If so|If that is so>, {M!it} and return what you get; if not, return {p} <itself|as it
-  is>.
-if_keep: If {p} {P1}, {M!it}, and if not, leave it <alone|as it is>. Return the <number in both cases|number either way>.
-map_twice: {M!{p}} and <after that|then> {N!the result}. Return <the number you end up with|what comes out in the end>.
+word_move: Return {p} <rearranged|in a new order>: <at the end|last> the {many} that {P}, before
+  them <all others|the rest>, both in their original order.
+word_move: List the {many} of {p}, but those that {P} only after all <the others|others>;
+  <within|in> both groups the order stays.
+word_move: Put the {many} that {P} behind <all the others|the rest> of {p}, without <any other
+  change|changing anything else> in the order, and return the list.
+word_move: Arrange {p} so that {many} that {P} come <last|after all others>, and <apart from
+  that|otherwise> keep the <given|original> order. Return the <new |>list.
+join_numbered: Return a list of the {many}{in} that {P} with <a number|its number> in front of
+  each: "1. apple" <comes first|at the beginning>, <"2. pear" after it|then "2. pear">, and so on.
+join_numbered: Collect the {many}{in} that {P} and write <their number|a number> before them<,
+  from 1 on|, beginning with 1>, <as in|like|in the form> "1. apple". Return <the list of
+  strings|the strings in a list|these strings as a list>.
+join_numbered: Make a numbered list of the {many}{in} that {P}: strings <like|such as> "1. apple",
+  "2. pear", <with the numbers from 1 on|counted from 1>.
+join_numbered: For each {one}{in} that {P1}, write a string of its number among <these|them>, a
+  <full stop|dot>, a space and the {one}, as in "1. apple". Return <these|the> strings as a list.
+if_else: If {p} {P1}, {M!it} and return <the result|that>; otherwise {N!it} and return <that|the
+  result>.
+if_else: Return <what|the number that> you get from {p} as follows: if it {P1}, {M!it}; <if
+  not|otherwise>, {N!it}.
+if_else: Check whether {p} {P1}. <If so|If it is so>, {M!it}, <if not|else>, {N!it}; return <what
+  comes out|the number you get>.
+if_else: Take {p}. Where it {P1}, {M!it}; in <all other cases|any other case>, {N!it}. Return the
+  <outcome|new number>.
+if_keep: Return {p} <as it is|unchanged> unless it {P1}; <if so|in that case>, {M!it}
+  <first|before you return it>.
+if_keep: Change {p} only if it {P1}: <then|in that case> {M!it}. Return the <number|number you
+  have then>.
+if_keep: Check whether {p} {P1}. <If so|If that is so>, {M!it} and return what you get; if not,
+  return {p} <itself|as it is>.
+if_keep: If {p} {P1}, {M!it}, and if not, leave it <alone|as it is>. Return the <number in both
+  cases|number either way>.
+map_twice: {M!{p}} and <after that|then> {N!the result}. Return <the number you end up with|what
+  comes out in the end>.
 map_twice: First {M!{p}}, then {N!what you have}. Return the <final|second> <number|result>.
 map_twice: Return what <you get|comes out> if you {M!{p}} and then {N!the result}.
-map_twice: <In|With> two steps, make a new number of {p}: {M!it}, then {N!the result}. Return <the new number|it>.
+map_twice: <In|With> two steps, make a new number of {p}: {M!it}, then {N!the result}. Return <the
+  new number|it>.
 both_true: <Check|Tell> whether both are true of {p}: it {P1}, and it {Q1}.
 both_true: Return whether {p} {P1} and <at the same time|moreover> {Q1}.
-both_true: Return True if it is <true of {p}|the case> that {p} {P1} and that {p} {Q1}, and False otherwise.
-both_true: <Check|Test> {p} for two things: it {P1}, and it {Q1}. Return True if both hold, and False <otherwise|if one
-  of them does not>.
+both_true: Return True if it is <true of {p}|the case> that {p} {P1} and that {p} {Q1}, and False
+  otherwise.
+both_true: <Check|Test> {p} for two things: it {P1}, and it {Q1}. Return True if both hold, and
+  False <otherwise|if one of them does not>.
 exactly_one: <Check|Tell> whether {p} either {P1} or {Q1}, but not both.
-exactly_one: Return True if {p} {P1} or {Q1}, but False if both are true or neither is.
-exactly_one: Consider two statements: {p} {P1}; {p} {Q1}. Return whether <just|exactly> one of <them|the two> is true.
-exactly_one: Return whether only one of two things is true of {p}<, not both and not neither|>: it {P1}, or it {Q1}.
-first_k: Count up from 1 and collect the numbers that {P} until you have {p} of them<. Return|; return> the list.
-first_k: Return the {p} smallest positive integers that {P}, <as a list in ascending order|in ascending order, as a list>.
-first_k: List the positive integers that {P}, from the smallest on, and stop when the list has <exactly |>{p} of
-  them.
-first_k: Of the numbers 1, 2, 3 and so on, return the first {p} that {P}, as a list.
+exactly_one: Return True if {p} {P1} or {Q1}, <but False if both are true or neither is|but not
+  both; in all other cases, return False|but not both at once, and False otherwise>.
+exactly_one: Consider two statements: {p} {P1}; {p} {Q1}. Return whether <just|exactly> one of
+  <them|the two> is true.
+exactly_one: Return whether <only one of two things is|of two things exactly one is|one but not
+  both of two things are> true of {p}: it {P1}, or it {Q1}.
+first_k: Count <up from 1|1, 2, 3 and so on> and <collect|keep|note> <the|all> numbers that {P}
+  until <you have {p} of them|there are {p}|the list has {p} of them>. Return <the list|them in a
+  list>.
+first_k: Return the {p} smallest positive integers that {P}, <as a list in ascending order|in
+  ascending order, as a list>.
+first_k: List the positive integers that {P}, <from the smallest on|from small to large|in
+  ascending order>, <and stop when the list has {p} of them|until there are {p} of them|{p} of
+  them in all>.
+first_k: <Of the numbers 1, 2, 3 and so on,|Among the positive integers,|Of all integers from 1
+  on,> <return|list|find> the first {p} that {P}, <as a list|in a list>.
 next_number: Return the <least|smallest> integer that is <above|larger than> {p} and {P1}.
 next_number: Count up from {p} + 1 and return the first <number|integer> that {P1}.
-next_number: <Go up from {p} in steps of 1|Add 1 to {p} again and again> until <you reach|there is> a number that {P1}, and return it; {p}
-  itself does not count.
-next_number: Among <all |>the integers <above|greater than> {p}, find the <smallest|first> that {P1}.
-next_by_key: Return the <least|smallest> integer above {p} <with the property|such> that its {M} {P1}.
-next_by_key: Count up from {p} + 1 until <you come to|there is> a number whose {M} {P1}, and return <it|this number>.
+next_number: <Go up from {p} in steps of 1|Add 1 to {p} again and again> until <you reach|there
+  is> a number that {P1}, and return it; {p} itself does not count.
+next_number: Among <all |>the integers <above|greater than> {p}, find the <smallest|first> that
+  {P1}.
+next_by_key: Return the <least|smallest> integer above {p} <with the property|such> that its {M}
+  {P1}.
+next_by_key: Count up from {p} + 1 until <you come to|there is> a number whose {M} {P1}, and
+  return <it|this number>.
 next_by_key: Find the first number <after|larger than> {p} whose {M} {P1}.
-next_by_key: Look at {p} + 1, {p} + 2 and so on, and return the first of <these numbers|them> whose {M} {P1}.
-digits_joined: Remove all digits from {p} but those that {P}, and return <what is left|the rest> as a number, or 0 if
-  <nothing is|no digit is> left.
-digits_joined: Return the number <written with|made of> only the digits of {p} that {P}, <in the order they have there|in the same
-  order>; <without any such digit|if there is none>, it is 0.
-digits_joined: Go through the digits of {p} from left to right, collect those that {P}, and return the number <they
-  make|that they spell>. If there is none, return 0.
-digits_joined: <Drop|Cross out> each digit of {p} unless it {P1}. Return the integer <that remains|you can read then>, 0 if all are
-  <gone|dropped>.
+next_by_key: Look at {p} + 1, {p} + 2 and so on, and return the first of <these numbers|them>
+  whose {M} {P1}.
+digits_joined: Remove all digits from {p} but those that {P}, and return <what is left|the
+  rest|the remaining digits> as a number<, or 0 if nothing is left|; without any digit, return 0|,
+  but 0 if none is left>.
+digits_joined: Return the number <written with|made of> only the digits of {p} that {P}, <in the
+  order they have there|in the same order>; <without any such digit|if there is none>, it is 0.
+digits_joined: Go through the digits of {p} from left to right, collect those that {P}, and return
+  the number <they make|that they spell>. If there is none, return 0.
+digits_joined: <Drop|Cross out> each digit of {p} unless it {P1}. Return the integer <that
+  remains|you can read then>, 0 if all are <gone|dropped>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #6089e584
+# %% ../nbs/00j_routines.ipynb #1afe6811
 MORE_SAYINGS |= sayings("""
-steps_until: Return how <often|many times> you have to {S!the number} if you start with {p} and want <a number|one> less
-  than {k}<; it is 0 if {p} is small enough already|>.
-steps_until: Count the steps <it takes|needed> from {p} to a number <below|less than> {k}: in each step, {S!the number}.
-steps_until: <Begin|Start> with {p}. As long as the number is at least {k}, {S!it} and count <this|that> as one step. Return
-  the number of steps.
-steps_until: In one step, {S!the number}. Return how many <such |>steps <lead|there are> from {p} to the first number less than
-  {k}.
-collect_until: <Begin|Start> with {p}. As long as the number is at least {k}, put it into a list, then {S!it}. Return the
-  list.
-collect_until: Return a list of the numbers you get from {p} when you {S!the number} <again and again|step by step>, {p} included, <as
-  long as|but only while> they are <at least {k}|{k} or more>.
-collect_until: List {p} and the numbers that you <meet|come to> <when in each step you|if you> {S!the number}<, step after
-  step|>, as long as they are {k} or more.
-collect_until: Write down {p}, {S!it}, write down <the result|what you get>, and so on, <but only numbers|only numbers> that are not less than {k}.
-  Return <what you have written down|the numbers> as a list.
-sum_steps: <Begin|Start> with {p}. As long as the number is at least {k}, add it to a total, then {S!it}. Return the
-  total.
-sum_steps: Return the <sum|total> of {p} and the numbers that follow, where <you get each|each comes> from the one before like this: {S!it}.
-  Only numbers that are <at least {k}|{k} or more> count.
-sum_steps: Add up the numbers <you meet|that come up> on the way down from {p} <when in each step you|if you> {S!the number}<, again and again|>, but
-  leave out those less than {k}.
-sum_steps: Take {p} and <all |>the numbers <you get|that come> when you {S!it} again and again. Return the <sum|total> of those
-  that are <at least {k}|{k} or more>.
-sequence: Return a list of {p} numbers. It <begins|starts> with 1, and <each number gives the next|from each number you get the
-  next> like this: {M!it}, then {N!the result}.
-sequence: <Begin|Start> with a list that <holds|has> only 1. To get the next number, {M!the last one} and {N!the result}. Return the list when it
-  has {p} numbers.
-sequence: Write down 1. Then {M!it} and {N!the result}, write that down, and go on <like this|in this way> from there until you have {p} numbers. Return
-  <them as a list|the list of them>.
-sequence: Return the first {p} numbers of the sequence that begins with 1 and goes on like this: {M!the last
-  number}, then {N!the result}.
-dict_map: Return a dictionary with the {many} of {p} as keys: {M!each {value}} and <keep|leave> it with its {one}.
-dict_map: Go through {p} and {M!each {value}}. Return the <results|new numbers> in a dictionary <with|under> the same {many}.
+steps_until: Return how <often|many times> you have to {S!the number} if you start with {p} and
+  want <a number|one> less than {k}<; it is 0 if {p} is small enough already|>.
+steps_until: Count the steps <it takes|needed> from {p} to a number <below|less than> {k}: in each
+  step, {S!the number}.
+steps_until: <Begin|Start> with {p}. As long as the number is at least {k}, {S!it} and count
+  <this|that> as one step. Return the number of steps.
+steps_until: In one step, {S!the number}. Return how many <such |>steps <lead|there are> from {p}
+  to the first number less than {k}.
+collect_until: <Begin|Start> with {p}. <As long as|While> <the number|it> is <at least {k}|not
+  less than {k}>, <put it into a list|append it to a list>, then {S!it}. Return <the list|the list
+  of these numbers>.
+collect_until: Return a list of the numbers you get from {p} when you {S!the number} <again and
+  again|step by step>, {p} included, <as long as|but only while> they are <at least {k}|{k} or
+  more>.
+collect_until: List {p} and the numbers that you <meet|come to> <when in each step you|if you>
+  {S!the number}<, step after step|>, as long as they are {k} or more.
+collect_until: Write down {p}, {S!it}, write down <the result|what you get>, and so on, <but only
+  numbers|only numbers> that are not less than {k}. Return <what you have written down|the
+  numbers> as a list.
+sum_steps: <Begin|Start> with {p}. <As long as|While> <the number|it> is <at least {k}|not less
+  than {k}>, add it to a <total|sum>, then {S!it}. Return <the total|what you have added up>.
+sum_steps: Return the <sum|total> of {p} and the numbers that follow, where <you get each|each
+  comes> <from the one before|from its predecessor> like this: {S!it}. <Only numbers that are at
+  least {k} count|Numbers below {k} do not count|The first one less than {k} and all after it do
+  not count>.
+sum_steps: Add up <{p} and all the numbers|the numbers, {p} included,> <you meet|that come up>
+  <when in each step you|if you> {S!the number}<, again and again|>, <but leave out those|leaving
+  out those|except those> less than {k}.
+sum_steps: Take {p} and <all |>the numbers <you get|that come> when you {S!it} again and again.
+  Return the <sum|total> of those that are <at least {k}|{k} or more>.
+sequence: Return a list of {p} numbers. It <begins|starts> with 1, and <each number gives the
+  next|from each number you get the next> like this: {M!it}, then {N!the result}.
+sequence: <Begin|Start> with a list that <holds|has> only 1. To get the next number, {M!the last
+  one} and {N!the result}. Return the list when it has {p} numbers.
+sequence: Write down 1. Then {M!it} and {N!the result}, write that down, <and go on like this from
+  there|and so on|and continue in this way> until <you have|there are> {p} numbers. Return <them
+  as a list|the list of them>.
+sequence: Return <the first {p} numbers|a list of the first {p} numbers|{p} numbers> of <the|a>
+  sequence <that begins with 1 and goes on like this|with 1 as its first number and this rule for
+  the next|in which 1 comes first and the next is made like this>: {M!the last number}, then
+  {N!the result}.
+dict_map: Return a dictionary with the {many} of {p} as keys: {M!each {value}} and <keep|leave> it
+  with its {one}.
+dict_map: Go through {p} and {M!each {value}}. Return the <results|new numbers> in a dictionary
+  <with|under> the same {many}.
 dict_map: Make a copy of {p}, {M!each {value} in it} and return <the copy|it>.
-dict_map: For <each|every> {one} in {p}, {M!the {value}}. Return a new dictionary from {many} to <results|the results>.
-dict_map_if: Go through {p}: if a {value} {P1}, {M!it}; <keep|leave> the others <as they are|unchanged>. Return the new
-  dictionary.
-dict_map_if: Return a copy of {p} with a change for <each|every> {one} whose {value} {P1}: {M!this {value}}.
-dict_map_if: For <each|every> {one} in {p}, if the {value} {P1}, {M!it}, and if not, keep it. Return a new dictionary
-  with <all |>the {many}.
-dict_map_if: Make a copy of {p}. Where a {value} in it {P1}, {M!it}; touch <no other|nothing else>. Return the <copy|new
-  dictionary>.
-dict_best: Return the one of the {many} in {p} with the <largest|highest> {value}, <counting|looking at> only those whose
-  {value} {P1}. <In a tie|If several tie>, <take|return> the first; if there are none, return "".
-dict_best: Of <all |>the {many} in {p}, leave <only|just> those whose {value} {P1}, and return the one whose {value} is <largest|highest>
-  (the first in a tie), or "" if <none is left|there are none>.
-dict_best: Find the largest {value} in {p} that {P1}, and return the first {one} that has it. If no {value} {P1}, return
-  "".
-dict_best: Which {one} in {p} has the <largest|highest> {value}, if only those count whose {value} {P1}? Return <it|that one> (the first of several),
-  or "" if there is none.
-dict_sorted: Return the {many} in {p} whose {value} {P1} as a list in ascending order of <the|their> {value}.
-dict_sorted: Sort the {many} in {p} by their {value}, <the smallest first|from the smallest up>, and return a list of those whose {value} {P1}.
-dict_sorted: Keep the {many} in {p} whose {value} {P1}, and <list|rank> them from the smallest {value} to the largest.
-dict_sorted: <List|Return> only those {many} in {p} whose {value} {P1}, <ordered|sorted> by this {value}, <lowest first|with the lowest
-  first>.
-dict_invert: Invert {p}: return a dictionary from each {value} that {P1} to the list of {many} <with it|that
-  have it>.
-dict_invert: For each {value} in {p} that {P1}, list the {many} <that have it|with exactly this {value}>; return <these lists|the lists> in a dictionary <by|under> the
-  {value}.
-dict_invert: Put {many} in {p} with the same {value} into one list, if the {value} {P1}. Return a dictionary from {value} to
-  <list|such a list>.
+dict_map: For <each|every> {one} in {p}, {M!the {value}}. Return a new dictionary from {many} to
+  <results|the results>.
+dict_map_if: Go through {p}: if a {value} {P1}, {M!it}; <keep|leave> the others <as they
+  are|unchanged>. Return the new dictionary.
+dict_map_if: Return a copy of {p} with a change for <each|every> {one} whose {value} {P1}: {M!this
+  {value}}.
+dict_map_if: For <each|every> {one} in {p}, if the {value} {P1}, {M!it}, and if not, keep it.
+  Return a new dictionary with <all |>the {many}.
+dict_map_if: Make a copy of {p}. Where a {value} in it {P1}, {M!it}; touch <no other|nothing
+  else>. Return the <copy|new dictionary>.
+dict_best: Return the one of the {many} in {p} with the <largest|highest> {value},
+  <counting|looking at> only those whose {value} {P1}. <In a tie|If several tie>, <take|return>
+  the first; if there are none, return "".
+dict_best: Of <all |>the {many} in {p}, leave <only|just> those whose {value} {P1}, and return the
+  one whose {value} is <largest|highest> (the first in a tie), or "" if <none is left|there are
+  none>.
+dict_best: Find the largest {value} in {p} that {P1}, and return the first {one} that has it. If
+  no {value} {P1}, return "".
+dict_best: Which {one} in {p} has the <largest|highest> {value}, if only those count whose {value}
+  {P1}? Return <it|that one>, <the first of several|the first in a tie|the first if several tie>,
+  or "" if <there is none|none counts>.
+dict_sorted: Return the {many} in {p} whose {value} {P1} as a list in ascending order of
+  <the|their> {value}.
+dict_sorted: Sort the {many} in {p} by their {value}, <the smallest first|from the smallest up>,
+  and return a list of those whose {value} {P1}.
+dict_sorted: Keep the {many} in {p} whose {value} {P1}, and <list|rank|sort> them <from the
+  smallest {value} to the largest|by {value} in ascending order|by this {value}, smallest first>.
+dict_sorted: <List|Return> only those {many} in {p} whose {value} {P1}, <ordered|sorted> by this
+  {value}, <lowest first|with the lowest first>.
+dict_invert: Invert {p}: return a dictionary from each {value} that {P1} to the list of {many}
+  <with it|that have it>.
+dict_invert: For each {value} in {p} that {P1}, list the {many} <that have it|with exactly this
+  {value}>; return <these lists|the lists> in a dictionary <by|under> the {value}.
+dict_invert: Put {many} in {p} with the same {value} into one list, if the {value} {P1}. Return a
+  dictionary from {value} to <list|such a list>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #c361f0cf
+# %% ../nbs/00j_routines.ipynb #c0620d90
 MORE_SAYINGS |= sayings("""
-grid_map: {M!each number in {p}} and return <a grid|a new grid> with each result <at the place|in the place> of <its|the> number.
-grid_map: Return a grid <as large as|of the size of> {p} in which each number <is replaced as follows|has changed like this>: {M!it}.
-grid_map: Go through all rows of {p} and {M!each number}. Return the <new rows|rows of results> as a list of lists.
+grid_map: {M!each number in {p}} and return <a grid|a new grid> with each result <at the place|in
+  the place> of <its|the> number.
+grid_map: Return a grid <as large as|of the size of> {p} <in which each number is replaced as
+  follows|in which each number has changed like this|with each number treated as follows>: {M!it}.
+grid_map: Go through all rows of {p} and {M!each number}. Return the <new rows|rows of results> as
+  a list of lists.
 grid_map: Make a copy of {p}, {M!each number in it}, and return <the copy|it>.
-grid_row_counts: Return a list that <says|tells> for each row of {p} how many <of its numbers|numbers in it> {P}.
-grid_row_counts: Count the numbers that {P} in each row of {p} <separately|by itself>, and return the counts as a list, <from the first
-  row to the last|row by row>.
-grid_row_counts: Go through {p} row by row and <note|write down> how many numbers <there |>{P}. Return <the list|what you have noted as
-  a list>.
-grid_row_counts: How many numbers in each row of {p} {P}? Return <one count|a number> for each row, in a list.
+grid_row_counts: Return a list that <says|tells|shows> for <each|every single|each and every> row
+  of {p} how many <of its numbers|numbers in it> {P}.
+grid_row_counts: Count the numbers that {P} in each row of {p} <separately|by itself>, and return
+  the counts as a list, <from the first row to the last|row by row>.
+grid_row_counts: Go through {p} row by row and <note|write down> how many numbers <there |>{P}.
+  Return <the list|what you have noted as a list>.
+grid_row_counts: How many numbers in each row of {p} {P}? Return <one count|a number> for each
+  row, in a list.
 grid_row_sums: Return a list with the <sum|total> of the numbers that {P} in each row of {p}.
-grid_row_sums: Add up the numbers that {P} in each row of {p} <separately|by itself>, and return the <sums|totals> as a list, <from the first
-  row to the last|row by row>.
-grid_row_sums: Go through {p} row by row, <total|add up> only <those numbers|the numbers> that {P}, and return the <list of
-  totals|totals in a list>.
-grid_row_sums: Ignore all numbers in {p} but those that {P}. Return <what each row then adds up to|the sum of each row>, <as|in> a
-  list.
-grid_filter: Remove all numbers from {p} but those that {P}, and return the <rows|shortened rows>, even <rows|those> that have
-  become empty.
-grid_filter: For <each|every> row of {p}, <collect|list> the numbers that {P}. Return <the lists|these lists> in a list, empty ones <included|too>.
-grid_filter: Return a copy of {p} whose rows <have|contain> only numbers that {P}; <a row may end up empty|rows without
-  any stay as empty lists>.
-grid_filter: Go through {p} row by row and keep only <numbers|the numbers> that {P}. Return a list with <one list|a list> for each
-  row, <no matter how short|even if it is empty>.
-grid_replace: Return {p} with {k} <in place of|instead of> <each|every> number that {P1}<, as a new grid|>.
-grid_replace: Put {k} in the place of <each|every> number in {p} that {P1}, and return the <new grid|grid that
-  results>.
-grid_replace: Go through all rows of {p}: a number that {P1} becomes {k}, <all others|any other|the rest> <stay|remain>
-  as they are. Return the new grid.
-grid_replace: Make a copy of {p} and write {k} <wherever|where> a number <in it |>{P1}. Return the copy.
+grid_row_sums: Add up the numbers that {P} in each row of {p} <separately|by itself>, and return
+  the <sums|totals> as a list, <from the first row to the last|row by row>.
+grid_row_sums: Go through {p} row by row, <total|add up> only <those numbers|the numbers> that
+  {P}, and return the <list of totals|totals in a list>.
+grid_row_sums: Ignore all numbers in {p} but those that {P}. Return <what each row then adds up
+  to|the sum of each row>, <as|in> a list.
+grid_filter: Remove all numbers from {p} but those that {P}, and return the <rows|shortened rows>,
+  even <rows|those> that have become empty.
+grid_filter: For <each|every> row of {p}, <collect|list> the numbers that {P}. Return <the
+  lists|these lists> in a list, empty ones <included|too>.
+grid_filter: Return a copy of {p} whose rows <have|contain> only numbers that {P}; <a row may end
+  up empty|rows without any stay as empty lists>.
+grid_filter: Go through {p} row by row and keep only <numbers|the numbers> that {P}. Return <a
+  list with one list|one list, in a list,|what is left in a list> for each row, <no matter how
+  short|even if it is empty|empty or not>.
+grid_replace: Return {p} with {k} <in place of|instead of> <each|every> number that {P1}<, as a
+  new grid|>.
+grid_replace: Put {k} in the place of <each|every> number in {p} that {P1}, and return the <new
+  grid|grid that results>.
+grid_replace: Go through all rows of {p}: <a number that|one that> {P1} becomes {k}, <all others
+  stay as they are|any other remains what it is|the rest remain unchanged>. Return <the new
+  grid|the grid you get|the rows that result>.
+grid_replace: Make a copy of {p} and write {k} <wherever|where> a number <in it |>{P1}. Return the
+  copy.
 grid_transpose: Swap rows and columns of {p}, then {M!each number}, and return the <new |>grid.
-grid_transpose: Return a grid whose rows are the columns of {p}, but {M!each number} <on the way|first>.
-grid_transpose: For <each|every> column of {p}, make a row of its numbers from top to bottom; {M!each of them}. Return the list of
-  <these|the> rows.
-grid_transpose: {M!each number in {p}} and mirror the grid <along|at> its main diagonal, so that columns become
-  rows. Return <it|the result>.
-grid_positions: Return <where|at which positions> the numbers <of|in> {p} are that {P}: a list of <pairs|tuples> (row, column), row by row.
-grid_positions: Go through {p} row by row and <note|collect> (row, column) for each number that {P1}, both counted from 0. Return
-  the list.
-grid_positions: List the <cells|places> of {p} <with|that have> a number that {P1} as tuples of row index and column index, <in reading order|row
-  after row>.
-grid_positions: For <each|every> number in {p} that {P1}, take its row and its column (counted from 0) as a tuple. Return <these tuples|all
-  these tuples> in a list, row by row.
-grid_rows_with: <Keep|Select> the rows of {p} <with|that have> at least one number that {P1}, and return them as a list.
+grid_transpose: <Return a grid whose rows are the columns of {p}|Make the columns of {p} the rows
+  of a new grid|Turn each column of {p} into a row of a new grid>, but {M!each number} <on the
+  way|first>. Return <the new grid|this grid|the grid>.
+grid_transpose: For <each|every> column of {p}, make a row of its numbers<, from top to bottom|,
+  the topmost first|>, but {M!each of them}. Return <the list of these rows|these rows in a
+  list|the grid of such rows>.
+grid_transpose: {M!each number in {p}} and mirror the grid <along|at> its main diagonal, so that
+  columns become rows. Return <it|the result>.
+grid_positions: Return <where|at which positions> the numbers <of|in> {p} are that {P}: a list of
+  <pairs|tuples> (row, column), row by row.
+grid_positions: Go through {p} row by row and <note|collect|store> <(row, column)|the pair (row,
+  column)|its row and column as a tuple> for each number that {P1}, <both|rows and columns>
+  counted from 0. Return <the list|them in a list>.
+grid_positions: List the <cells|places> of {p} <with|that have> a number that {P1} as tuples of
+  row index and column index, <in reading order|row after row>.
+grid_positions: For <each|every> number in {p} that {P1}, take its row and its column (counted
+  from 0) as a tuple. Return <these tuples|all these tuples> in a list, row by row.
+grid_rows_with: <Keep|Select> the rows of {p} <with|that have> at least one number that {P1}, and
+  return them as a list.
 grid_rows_with: Return a list of those rows of {p} in which there is a number that {P1}.
-grid_rows_with: <Drop|Leave out> all rows of {p} <without|that do not have> a number that {P1}; return the <others|remaining rows>.
-grid_rows_with: Go through the rows of {p} and collect <each|every> row that has <a|at least one> number that {P1}. Return the <list|rows>.
+grid_rows_with: <Drop|Leave out> all rows of {p} <without|that do not have> a number that {P1};
+  return the <others|remaining rows>.
+grid_rows_with: Go through the rows of {p} and collect <each|every> row that has <a|at least one>
+  number that {P1}. Return the <list|rows>.
 """)
 
 # %% ../nbs/00j_routines.ipynb #a726b7de
@@ -1889,7 +2010,8 @@ def filled_words(
 
     def verb(match: re.Match) -> str:
         used = slots[match[1]]
-        return fill(rng.choice(used.block.verbs), "", used.words | {"them": match[2]})
+        verb = rng.choice(used.block.verbs)
+        return reworded(fill(verb, "", used.words | {"them": match[2]}), rng)
 
     saying = re.sub(r"\{([MNS])!([^{}]*)\}", verb, saying)
     return saying[0].upper() + saying[1:]
