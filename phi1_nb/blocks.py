@@ -6,8 +6,8 @@
 __all__ = ['INT_PREDICATES', 'WORD_PREDICATES', 'CHAR_PREDICATES', 'PAIR_PREDICATES', 'INT_MAPS', 'WORD_MAPS', 'CHAR_MAPS',
            'PAIR_MAPS', 'REDUCERS', 'LISTS', 'TEXTS', 'DICTS', 'QUANTIFIERS', 'NOUNS', 'DICT_NOUNS', 'MORE_NOUNS',
            'MORE_DICT_NOUNS', 'INT_VIEWS', 'WORD_VIEWS', 'TEXT_VIEWS', 'NUMBER_VIEWS', 'GRID_VIEWS', 'MORE_CLAUSES',
-           'MORE_VERBS', 'MORE_ENDS', 'fill', 'Predicate', 'predicates', 'plural_clause', 'Map', 'maps', 'End', 'ends',
-           'Noun', 'nouns', 'DictNoun', 'View', 'views', 'reworded', 'ways', 'said_more']
+           'MORE_VERBS', 'MORE_ENDS', 'MORE_PLACES', 'fill', 'Predicate', 'predicates', 'plural_clause', 'Map', 'maps',
+           'End', 'ends', 'Noun', 'nouns', 'DictNoun', 'View', 'views', 'reworded', 'ways', 'said_more']
 
 # %% ../nbs/00h_blocks.ipynb #e6aca51d
 import re
@@ -906,13 +906,13 @@ def ways(
     cells = [row.split(" :: ") for row in rows]
     return {(kind, name): [_split(cell, " / ") for cell in texts] for name, *texts in cells}
 
-# %% ../nbs/00h_blocks.ipynb #8db374bc
+# %% ../nbs/00h_blocks.ipynb #06c25332
 MORE_CLAUSES = ways(
     "int",
     """
 odd :: is not divisible by 2 / leaves a remainder <of 1 |>when divided by 2 / is not a multiple of
   2
-even :: is not odd / is a multiple of 2 / leaves no remainder when divided by 2
+even :: is a multiple of 2 / leaves no remainder when divided by 2
 positive :: is above <0|zero> / is larger than <0|zero> / exceeds <0|zero> / lies above <0|zero>
 negative :: is below <0|zero> / is smaller than <0|zero> / lies below <0|zero>
 nonzero :: differs from <0|zero> / is not equal to <0|zero> / is anything but <0|zero>
@@ -924,7 +924,7 @@ at_most :: is not <above|over> {k} / is not <greater|larger> than {k} / is {k} o
   / is no <greater|larger> than {k} / does not exceed {k}
 not_equal :: differs from {k} / is anything but {k} / is unequal to {k} / does not equal {k}
 multiple :: leaves no remainder when divided by {k} / has {k} as a divisor / is <evenly
-  |>divisible by {k} / is <exactly |>a multiple of {k} / has the divisor {k}
+  |>divisible by {k}  / has the divisor {k}
 not_multiple :: does not have {k} as a divisor / is not evenly divisible by {k} / leaves a
   <nonzero |>remainder <when divided|on division> by {k}
 remainder_one :: leaves <remainder 1|a remainder of 1> <when divided|on division|after division>
@@ -941,12 +941,19 @@ between :: is <no less|not less> than {k} and <no more|not more> than {j} / lies
 outside :: is <below|under> {k} or <above|over> {j} / is smaller than {k} or <larger|greater> than
   {j} / lies <below|under> {k} or <above|over> {j} / is not <between|within> {k} and {j}
   (inclusive) / is lower than {k} or higher than {j}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #7802cf43
+MORE_CLAUSES |= ways(
+    "int",
+    """
 two_digit :: has just two digits / consists of <exactly |just |>two digits / is written with
   <exactly |just |>two digits / is <exactly |just |>two digits long
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #e4559b24
+# %% ../nbs/00h_blocks.ipynb #140f220f
 MORE_CLAUSES |= ways(
     "word",
     """
@@ -963,7 +970,7 @@ ends_vowel :: has a vowel <as its last letter|at the end>
 longer :: consists of more than {k} letters / has a length <above|greater than|of more than> {k} /
   is more than {k} letters long / is written with more than {k} letters
 shorter :: consists of fewer than {k} letters / has a length <below|less than|of less than> {k} /
-  is fewer than {k} letters long / is written with fewer than {k} letters
+  is less than {k} letters long / is written with fewer than {k} letters
 exact_length :: consists of exactly {k} letters / has a length of <exactly |>{k} / has the length
   {k} / is written with exactly {k} letters
 at_least_long :: consists of at least {k} letters / is at least {k} letters long / has <no|not>
@@ -1016,50 +1023,56 @@ sum_multiple :: the two add up to a multiple of {k} / the sum is a multiple of {
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #6169983e
+# %% ../nbs/00h_blocks.ipynb #66af731b
 MORE_VERBS = ways(
     "int",
     """
-square :: multiply {them} by itself / <take|take|get|use> the square of {them} / raise {them} to
+square :: multiply {them} by itself / <take|take|get|find> the square of {them} / raise {them} to
   the power of <2|two>
-cube :: <take|take|get|use> the cube of {them} / raise {them} to the <power of 3|third power|power
-  of three>
-double :: <take|take|get|use> the double of {them} / add {them} to itself
-triple :: <take|take|get|use> the triple of {them} / take three times {them} / multiply {them} by
+cube :: <take|take|get|find> the cube of {them} / raise {them} to the <power of 3|third
+  power|power of three>
+double :: <take|take|get|find> the double of {them} / add {them} to itself
+triple :: <take|take|get|find> the triple of {them} / take three times {them} / multiply {them} by
   three
 half :: take half of {them} <(rounding down)|(rounded down)> / divide {them} by 2 (rounded down) /
   halve {them} (rounded down) / cut {them} in half <(rounding down)|(rounded down)>
-negate :: multiply {them} by -1 / flip the sign of {them} / <take|take|get|use> the opposite of
+negate :: multiply {them} by -1 / flip the sign of {them} / <take|take|get|find> the opposite of
   {them} / reverse the sign of {them}
 absolute :: drop the sign of {them} / remove the sign of {them} / <take|take|get|use> the
   magnitude of {them}
-plus :: raise {them} by {k} / <take|take|get|use> the sum of {k} and {them}
+plus :: raise {them} by {k} / <take|take|get|find> the sum of {k} and {them}
 minus :: lower {them} by {k} / reduce {them} by {k} / take {k} away from {them}
-times :: scale {them} by <a factor of |>{k} / take {k} times {them} / <take|take|get|use> the
+times :: scale {them} by <a factor of |>{k} / multiply {k} by {them} / <take|take|get|use> the
   product of {k} and {them}
-remainder :: <take|take|get|use> the remainder <on|after> division by {k} of {them} / compute the
+remainder :: <take|take|get|find> the remainder <on|after> division by {k} of {them} / compute the
   remainder <on|after> division by {k} of {them} / compute the remainder of {them} on division by
   {k} / find the remainder that {them} leaves <after division|on division|when divided> by {k}
 quotient :: divide {them} by {k} <(rounded down)|(always rounding down)|(rounding the quotient
   down)>
 last_digit :: pick the last digit of {them} / reduce {them} to its <last|final> digit / keep only
-  the last digit of {them} / <take|take|get|use> the ones digit of
-  {them}
-digit_count :: count how many digits {them} has / <take|take|get|use> the number of digits <of|in>
-  {them} / find out how many digits {them} has / count the digits in {them}
-digit_sum :: sum the digits of {them} / <take|take|get|use> the digit sum of {them} /
-  <take|take|get|use> the sum of the digits <of|in> {them} / compute the <digit sum|sum of the
+  the last digit of {them} / <take|take|get|find> the ones digit of {them}
+digit_count :: count how many digits {them} has / <take|take|get|find> the number of digits
+  <of|in> {them} / find out how many digits {them} has / count the digits in {them}
+digit_sum :: sum the digits of {them} / <take|take|get|find> the digit sum of {them} /
+  <take|take|get|find> the sum of the digits <of|in> {them} / compute the <digit sum|sum of the
   digits> of {them}
-distance :: <take|take|get|use> the distance <between|of> {k} and {them} / find how far {them} is
-  from {k} / <take|take|get|use> the absolute difference <of|between> {k} and {them} / measure how
-  far {them} is from {k}
-cap :: cap {them} at {k} / <take|take|get|use> the smaller of {k} and {them} / limit {them} to a
-  maximum of {k} / <take|take|get|use> the minimum of {k} and {them}
+distance :: <take|take|get|find> the distance <between|of> {k} and {them} / find how far {them} is
+  from {k} / <take|take|get|find> the absolute difference <of|between> {k} and {them} / measure
+  how far {them} is from {k}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #75ad93bf
+MORE_VERBS |= ways(
+    "int",
+    """
+cap :: cap {them} at {k} / <take|take|get|find> the smaller of {k} and {them} / limit {them} to a
+  maximum of {k} / <take|take|get|find> the minimum of {k} and {them}
 text :: write {them} as a string / make {them} a string / change {them} <to|into> a string
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #c1a1d043
+# %% ../nbs/00h_blocks.ipynb #ea6d33d5
 MORE_VERBS |= ways(
     "word",
     """
@@ -1069,12 +1082,13 @@ capitalize :: write {them} with a capital first letter and small letters after i
   with a capital letter and make the rest lowercase
 reverse :: write {them} backwards / put the letters of {them} in reverse order / reverse the
   letters of {them} / read {them} backwards
-length :: <take|take|get|use> the number of letters <of|in> {them} / count how many letters {them}
-  has / measure the length of {them} / count the letters in {them} / find the length of {them}
+length :: <take|take|get|find> the number of letters <of|in> {them} / count how many letters
+  {them} has / measure the length of {them} / count the letters in {them} / find the length of
+  {them}
 first_letter :: pick the first letter of {them} / reduce {them} to its first letter / keep only
-  the first letter of {them} / <take|take|get|use> the initial <letter |>of {them}
+  the first letter of {them} / <take|take|get|find> the initial <letter |>of {them}
 last_letter :: pick the last letter of {them} / reduce {them} to its last letter / keep only the
-  <last|final> letter of {them} / <take|take|get|use> the final letter of {them}
+  <last|final> letter of {them} / <take|take|get|find> the final letter of {them}
 prefix :: keep only the first {k} letters of {them} / cut {them} <down |>to its first {k} letters
   / reduce {them} to its first {k} letters / cut {them} off after {k} letters
 twice :: write {them} <twice in a row|two times in a row> / append {them} to itself / write {them}
@@ -1087,12 +1101,12 @@ drop_first :: drop the first letter of {them} / cut the first letter off {them} 
   letter of {them} / take {them} without its first letter
 letter_count :: count the occurrences of {c} in {them} / count how often {c} occurs in {them} /
   find how <often|many times> {c} occurs in {them} / count each {c} in {them}
-vowel_count :: count how many vowels {them} has / <take|take|get|use> the number of vowels <in|of>
-  {them} / find how many vowels {them} has / count the vowels of {them}
+vowel_count :: count how many vowels {them} has / <take|take|get|find> the number of vowels
+  <in|of> {them} / find how many vowels {them} has / count the vowels of {them}
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #271ed9bc
+# %% ../nbs/00h_blocks.ipynb #f0c4139a
 MORE_VERBS |= ways(
     "char",
     """
@@ -1112,44 +1126,49 @@ code :: find the character code of {them} / turn {them} into its character code 
   <by|with> its character code / look up the character code of {them}
 """,
 )
+
+# %% ../nbs/00h_blocks.ipynb #ef88a597
 MORE_VERBS |= ways(
     "pair",
     """
-sum :: <take|take|get|use> the sum of the two numbers of {them} / add up the two numbers of {them}
-  / add the numbers of {them} together / compute the sum of the numbers of {them}
-product :: <take|take|get|use> the product of the two numbers of {them} / multiply the numbers of
+sum :: <take|take|get|find> the sum of the two numbers of {them} / add up the two numbers of
+  {them} / add the numbers of {them} together / compute the sum of the numbers of {them}
+product :: <take|take|get|find> the product of the two numbers of {them} / multiply the numbers of
   {them} together / multiply the numbers of {them} with each other / compute the product of the
   numbers of {them}
-difference :: <take|take|get|use> the second away from the first in {them} / <take|take|get|use>
+difference :: <take|take|get|find> the second away from the first in {them} / <take|take|get|use>
   the first minus the second in {them} / subtract the second number of {them} from the first /
-  <take|take|get|use> the first number of {them} minus the second
-gap :: find how far apart the two numbers of {them} are / <take|take|get|use> the distance between
-  the numbers of {them} / <take|take|get|use> the absolute difference <of|between> the numbers of
+  <take|take|get|find> the first number of {them} minus the second
+gap :: find how far apart the two numbers of {them} are / <take|take|get|find> the distance
+  between the numbers of {them} / <take|take|get|find> the absolute difference <of|between> the
+  numbers of {them}
+larger :: keep only the larger number of {them} / <take|take|get|find> the larger of the two
+  numbers of {them} / <take|take|get|find> the maximum of {them} / pick the larger number of
   {them}
-larger :: keep only the larger number of {them} / <take|take|get|use> the larger of the two
-  numbers of {them} / <take|take|get|use> the maximum of {them} / pick the larger number of {them}
-smaller :: keep only the smaller number of {them} / <take|take|get|use> the smaller of the two
-  numbers of {them} / <take|take|get|use> the minimum of {them} / pick the smaller number of
-  {them}
-""",
-)
-MORE_VERBS |= ways(
-    "row",
-    """
-sum :: sum {them} / <take|take|get|use> the sum of {them} / add up the numbers <of|in> {them} /
-  total {them}
-largest :: find the largest element of {them} / <take|take|get|use> the <maximum|largest number>
-  of {them}
-smallest :: find the smallest element of {them} / <take|take|get|use> the <minimum|smallest
-  number> of {them}
-first :: pick the first element of {them} / <take|take|get|use> the <first number|element at index
-  0> of {them}
-last :: pick the last element of {them} / <take|take|get|use> the <last number|final element> of
+smaller :: keep only the smaller number of {them} / <take|take|get|find> the smaller of the two
+  numbers of {them} / <take|take|get|find> the minimum of {them} / pick the smaller number of
   {them}
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #0ffbb3c2
+# %% ../nbs/00h_blocks.ipynb #11ec8dff
+MORE_VERBS |= ways(
+    "row",
+    """
+sum :: sum {them} / <take|take|get|find> the sum of {them} / add up the numbers <of|in> {them} /
+  total {them}
+largest :: find the largest element of {them} / <take|take|get|find> the <maximum|largest number>
+  of {them}
+smallest :: find the smallest element of {them} / <take|take|get|find> the <minimum|smallest
+  number> of {them}
+first :: pick the first element of {them} / <take|take|get|find> the <first number|element at
+  index 0> of {them}
+last :: pick the last element of {them} / <take|take|get|find> the <last number|final element> of
+  {them}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #24cf23d8
 MORE_ENDS = ways(
     "reduce",
     """
@@ -1160,10 +1179,10 @@ product :: Multiply <all |all of |>the {X} together / Multiply the {X} with each
   what <you get|comes out> <by multiplying|when you multiply> the {X} / Compute the product of
   <all |>the {X} :: multiply {R} with each other / compute the product of {R} / find the product
   of {R} / multiply all of {R} together
-count :: Determine how many {X} there are / Return the count of the {X} / Count how many {X} there
-  are / <Find|Compute> the number of {X} / <Tell|Say> how many {X} there are :: return how many
-  <of them remain|there are> / count how many are left / count the remaining ones / return the
-  number of <those left|those that are left> / tell how many <are left|remain>
+count :: Determine the <number|count> of the {X} / Return the count of the {X} / Count all <of
+  |>the {X} / <Find|Compute> the number of <the |>{X} / <Tell|Work out> the number of the {X} ::
+  return how many <of them remain|there are> / count how many are left / count the remaining ones
+  / return the number of <those left|those that are left> / tell how many <are left|remain>
 max :: Return the <maximum|highest> of the {X} / <Find|Get|Pick> the <largest|highest|greatest> of
   the {X} / Of the {X}, return the largest / Determine the maximum of the {X} ::
   <find|pick|return> the <largest|highest|greatest> of {R} / determine the <maximum|largest> of
@@ -1223,7 +1242,7 @@ total_length :: Return the sum of the lengths of the {X} / Return how many lette
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #8aee0ffa
+# %% ../nbs/00h_blocks.ipynb #b05623c8
 MORE_ENDS |= ways(
     "list",
     """
@@ -1249,10 +1268,23 @@ reversed :: Return the {X} in reverse order / Return the {X} as a list <from las
   reverse order> / put {R} into a list <from last to first|in reverse order|in reversed order> /
   return a reversed list of {R} / return a list of {R}, the last one first
 unique :: <List|Return> the distinct {X} in order of first appearance / Return a list of the {X},
-  each value only <once, at its first place|once and where it first occurs> / Collect the {X} in a list, <skipping|leaving out|ignoring> <values that are already in it|values already there|what it already has> / Return the {X} as a list, <leaving out|without|dropping> <repetitions|repeats|duplicates> of <earlier ones|values before them> / List the {X} in <the order given|their
-  order>, but <drop|leave out> every <repetition|later duplicate> :: collect {R} in a list, <skipping|leaving out|ignoring> <values that are already in it|values already there|what it already has> / return {R} as a list, <leaving out|without|dropping> <repetitions|repeats|duplicates> of <earlier ones|values before them> / list {R} in the given order, each value <only
-  once|just once|once> / return a list of {R} with every <repetition|later duplicate>
-  <dropped|left out>
+  each value only <once, at its first place|once and where it first occurs> / Collect the {X} in a
+  list, <skipping|leaving out|ignoring> <values that are already in it|values already there|what
+  it already has> / Return the {X} as a list, <leaving out|without|dropping>
+  <repetitions|repeats|duplicates> of <earlier ones|values before them> / List the {X} in <the
+  order given|their order>, but <drop|leave out> every <repetition|later duplicate> :: collect {R}
+  in a list, <skipping|leaving out|ignoring> <values that are already in it|values already
+  there|what it already has> / return {R} as a list, <leaving out|without|dropping>
+  <repetitions|repeats|duplicates> of <earlier ones|values before them> / list {R} in the given
+  order, each value <only once|just once|once> / return a list of {R} with every <repetition|later
+  duplicate> <dropped|left out>
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #1cc190fd
+MORE_ENDS |= ways(
+    "list",
+    """
 sorted_set :: Return the distinct {X} as a sorted list / Sort the <distinct|different> {X} /
   Return the {X} in ascending order, each value <only |>once / Return a sorted list of the {X}
   without duplicates / List the different {X} in ascending order / Return the {X} <without
@@ -1301,7 +1333,7 @@ sorted_text :: Return the {X} as one string in sorted order / Build one string o
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #18e5f372
+# %% ../nbs/00h_blocks.ipynb #91903acb
 MORE_ENDS |= ways(
     "dict",
     """
@@ -1330,6 +1362,8 @@ table :: Map each of the {X} to its {n} and return the dictionary / Return a dic
   to its {n} / Make a dictionary that <gives|says|holds> the {n} of each of the {X}
 """,
 )
+
+# %% ../nbs/00h_blocks.ipynb #fa19556a
 MORE_ENDS |= ways(
     "question",
     """
@@ -1340,8 +1374,8 @@ all :: Return whether all <of |>the {X} {P} / Check that <each of|every one of> 
   Return True if <each|every one> of the {X} {C}, and False otherwise / Tell whether <each|every
   one> of the {X} {C}
 none :: Return whether none of the {X} {C} / Return False if any of the {X} {C}, and True
-  otherwise / Return True if there is none that {C} among the {X}, and False otherwise / Tell
-  whether none of the {X} {C}
+  otherwise / Return True if not one of the {X} {C}, and False otherwise / Tell whether none of
+  the {X} {C}
 """,
 )
 
@@ -1369,15 +1403,16 @@ min_by :: Return the one of the {X} that has the <smallest|least> {n} / Of the {
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #0142e80c
-_PLACES = ways(
+# %% ../nbs/00h_blocks.ipynb #eca1aa8d
+MORE_PLACES = ways(
     "list_int",
     """
 even_index :: at even <indexes|positions (counted from 0)>{in}
 odd_index :: at odd <indexes|positions (counted from 0)>{in}
 first_k :: <among|within> the first {k} <elements|entries> of {P}
 skip_k :: after the first {k} <elements|entries> of {P} / from index {k} of {P} on
-inner :: of {P} other than the first and the last / after the first and <before|ahead of> the last
+inner :: <between|strictly between> the first and the last <element|entry> of {P} / in {P} without
+  its first and <its |>last <element|entry> / after the first and <before|ahead of> the last
   <element|entry> of {P}
 changes :: from each <element|entry> of {P} to the <next|one after it|following one> / from one
   <element|entry> of {P} to the next
@@ -1386,22 +1421,32 @@ neighbour_sums :: of <each|every> <element|entry> of {P} and the <next|one after
 index_products :: of <each|every> <element|entry> of {P} and its <index|position (counted from 0)>
 neighbours :: of <neighbouring elements|neighbouring entries|direct neighbours> <of|in> {P} / of
   an <element|entry> of {P} and the <next one|one after it|following one> / of <an element|a
-  number> <of|in> {P} and its right neighbour / of a number <of|in|from> {P} and the <number|one> <after it|that follows it>
+  number> <of|in> {P} and its right neighbour / of a number <of|in|from> {P} and the <number|one>
+  <after it|that follows it>
 """,
 )
-_PLACES |= {
-    ("list_str", name): _PLACES["list_int", name] for name in ("even_index", "first_k", "skip_k")
+
+# %% ../nbs/00h_blocks.ipynb #4316a490
+MORE_PLACES |= {
+    ("list_str", name): MORE_PLACES["list_int", name]
+    for name in ("even_index", "first_k", "skip_k")
 }
-_PLACES |= ways(
+
+# %% ../nbs/00h_blocks.ipynb #8ad93781
+MORE_PLACES |= ways(
     "two_lists",
     """
 zip :: of elements at <the same index|equal indexes|the same position|matching positions> of {P}
   and {Q} / of an element of {P} and <the one|the element> <at the same index|at the same
-  position> of {Q} / <formed|made> <index by index|position by position> from {P} and {Q} / of a number <of|in|from> {P} and the number <at the same index|at the same place> <of|in> {Q} / of <numbers|entries>
-  at <the same|each> index of {P} and {Q} / of a number from {P} and its counterpart <at the same index |>in {Q}
+  position> of {Q} / <formed|made> <index by index|position by position> from {P} and {Q} / of a
+  number <of|in|from> {P} and the number <at the same index|at the same place> <of|in> {Q} / of
+  <numbers|entries> at <the same|each> index of {P} and {Q} / of a number from {P} and its
+  counterpart <at the same index |>in {Q}
 """,
 )
-_PLACES |= ways(
+
+# %% ../nbs/00h_blocks.ipynb #d8d7313e
+MORE_PLACES |= ways(
     "str",
     """
 even_index :: at even <indexes|positions (counted from 0)> of {P}
@@ -1409,7 +1454,9 @@ first_k :: <among|within> the first {k} characters of {P}
 skip_k :: after the first {k} characters of {P} / from index {k} of {P} on
 """,
 )
-_PLACES |= ways(
+
+# %% ../nbs/00h_blocks.ipynb #fed9f95f
+MORE_PLACES |= ways(
     "int",
     """
 up_to :: from 1 <to|up to> {P} (inclusive) / between 1 and {P} (inclusive) / from 1 <up to and
@@ -1418,7 +1465,9 @@ below :: from 0 (included) to {P} (excluded) / between 0 (included) and {P} (exc
   to <but not including|and without> {P} / from 0 to one below {P}
 """,
 )
-_PLACES |= ways(
+
+# %% ../nbs/00h_blocks.ipynb #1425f45d
+MORE_PLACES |= ways(
     "grid",
     """
 cells :: in <all|the> rows of {P} / in the cells of {P}
@@ -1427,20 +1476,20 @@ diagonal :: on the main diagonal of {P} <(from top left to bottom right)|>
 """,
 )
 
-
+# %% ../nbs/00h_blocks.ipynb #75594ca8
 def _with_more(plain: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
     "Both; of the plain texts, which have no choices, only those of fewer than seven words."
     short = tuple(text for text in plain if len(text.split()) < 7)
     return short + more if more else plain
 
-
+# %% ../nbs/00h_blocks.ipynb #8742babe
 def said_more(
     block: Predicate | Map | End | View,
     rng: Random,  # chooses where a view finds its elements
 ) -> Predicate | Map | End | View:
     "The block with more ways to say it; a view with one of them."
     if isinstance(block, View):
-        places = _PLACES.get((block.source, block.name), [()])[0]
+        places = MORE_PLACES.get((block.source, block.name), [()])[0]
         chosen = rng.choice([block.where, *(f" {place}" for place in places)])
         return replace(block, where=chosen.replace(" {in}", "{in}"))
     if isinstance(block, End):

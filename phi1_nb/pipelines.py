@@ -54,6 +54,8 @@ from phi1_nb.blocks import (
     said_more,
     views,
 )
+
+# %% ../nbs/00i_pipelines.ipynb #c6074bc6
 from .teacher import LAYOUTS, Draft, Dropped, finished
 
 # %% ../nbs/00i_pipelines.ipynb #89087b13
@@ -638,7 +640,7 @@ def nominal(
         sentence = sentence.replace("{C}", single).replace("{P}", plural)
     return sentence
 
-# %% ../nbs/00i_pipelines.ipynb #249c9aaf
+# %% ../nbs/00i_pipelines.ipynb #1e86ecbc
 _TAKES = ("Take", "Keep only", "Select", "Find")
 _MORE_TAKES = (
     *_TAKES, "Consider only", "Use only", "Look only at", "Pick out", "Choose", "Start with", "Get",
@@ -664,7 +666,7 @@ def _joined(steps: list[str], last: str, said: Speech, rng: Random) -> str:
         return f"{steps[0]} and {last}"
     return f"{', '.join(steps)}{rng.choice((' and', ', and'))} {last}"
 
-
+# %% ../nbs/00i_pipelines.ipynb #249c9aaf
 def procedure(
     plan: Plan,
     said: Speech,

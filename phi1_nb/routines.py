@@ -1257,10 +1257,10 @@ def sayings(
         found.setdefault(name, []).append(text)
     return found
 
-# %% ../nbs/00j_routines.ipynb #1014a91f
+# %% ../nbs/00j_routines.ipynb #e4ce0259
 MORE_SAYINGS = sayings("""
-longest_run: Return <how many {many} there are in|how many {many} make up|the number of {many} in> the longest
-  <run|streak|stretch> of neighbouring {many}{in} that {P}.
+longest_run: Return <how many {many} there are in|how many {many} make up|the number of {many} in>
+  the longest <run|streak|stretch> of neighbouring {many}{in} that {P}.
 longest_run: Find the longest <streak|stretch|run|series> of <consecutive |>{many}{in} that {P}
   and return <its length|how long it is|how many {many} it has>.
 longest_run: Return the <greatest|largest> number of {many} in a row{in} that {P}.
@@ -1272,8 +1272,8 @@ count_runs: Count the <runs|stretches|groups> of neighbouring {many}{in} that {P
   counts as one|one {one} alone is a run, too>.
 count_runs: Return how many <runs|streaks|unbroken stretches> of <consecutive |>{many} that {P}
   there are{in}.
-count_runs: Return how many <groups|blocks> the {many}{in} that {P} form<, where|:> neighbours
-  belong to the same <group|block>.
+count_runs: Return how many groups the {many}{in} that {P} form<, where|:> neighbours <belong to
+  the same group|are in one group>.
 count_runs: Count how many times a run of {many} that {P} <begins|starts>{in}.
 first_index: Return the <index|position (counted from 0)> <of|at which you find> the first
   {one}{in} that {P1}; <if there is none, return -1|it is -1 if there is none>.
@@ -1289,17 +1289,23 @@ last_index: Search {p} from the <right|end> for a {one} that {P1} and return its
   there is none|-1 if there is no such {one}>.
 last_index: Return the largest index at which a {one} stands{in} that {P1}<, or -1 if there is
   none|; if there is none, return -1>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #413f1158
+MORE_SAYINGS |= sayings("""
 indexes: Return <all the indexes|the list of indexes|a list of all indexes> <of|of the> {many}{in}
   that {P}.
 indexes: <List|Collect> the <indexes|positions (counted from 0)> at which {p} has a {one} that
   {P1}.
-indexes: Return in a list <where|at which indexes> the {many} <stand|are> that {P}{in}.
+indexes: Return a list of <where the {many} are|the places of the {many}>{in} that {P}: their
+  indexes, <in order|from small to large>.
 indexes: Go through {p} and note the index of each {one} that {P1}. Return the <list of
   indexes|indexes in a list|noted indexes>.
-take_while: Return the {many} at the <start|beginning|front> of {p}, up to <but not including|and without> the first <one|{one}> that does not fit: <every {one} in the result {P1}|all of them
+take_while: Return the {many} at the <start|beginning|front> of {p}, up to <but not including|and
+  without> the first <one|{one}> that does not fit: <every {one} in the result {P1}|all of them
   {P}>.
 take_while: Take {many} from the <front|left end|start> of {p} as long as they {P}<,|> and <stop
-  at|end before> the first other one. Return <them as|the> list.
+  at|end before> the first other one. Return <them as a list|the list>.
 take_while: Return the longest <part|stretch|piece> at the <start|beginning> of {p} in which
   <all|all the> {many} {P}.
 take_while: Go through {p} from the left, <collect|keep> {many} that {P}, and stop <at|as soon as
@@ -1314,12 +1320,13 @@ drop_while: Return {p} without the leading {many} that {P}<; later ones stay|: o
   any other {one} go>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #7c4f5a0a
+# %% ../nbs/00j_routines.ipynb #7b68445d
 MORE_SAYINGS |= sayings("""
 after_first: Return <all |>the {many} <behind|that follow|that come after> the first {one}{in}
   that {P1}, <or an empty list if there is none|and an empty list if there is none>.
-after_first: Find the first {one}{in} that {P1} and return <what|all that|the {many} that> <comes
-  after|follows> it, as a list; without such a {one}, <the list is empty|return an empty list>.
+after_first: Find the first {one}{in} that {P1} and return <what comes after|what follows|all that
+  follows|the {many} after> it, as a list; without such a {one}, <the list is empty|return an
+  empty list>.
 after_first: Drop the {many} of {p} up to and including the first that {P1}. Return the
   <rest|others|remaining ones>, and an empty list if there is none.
 sum_before_first: Return the <sum|total> of the {many}{in} that stand before the first that {P1};
@@ -1337,13 +1344,17 @@ longest_rising: Return how many {many} <there are in|make up> the longest run{in
 longest_rising: Count the {many} of the longest unbroken row{in} in which <each {one} has|every
   {one} has> a larger {M} than its predecessor. For an empty list, return 0.
 partition: Return <two lists in a tuple|a tuple of two lists>: <one of|first> the {many}{in} that
-  {P}<, then|and one of> <all the others|the rest|the other ones>.
+  {P}<, then| and one of> <all the others|the rest|the other ones>.
 partition: Separate the {many}{in} that {P} from the <others|rest>, and return <both groups|the
   two groups> as a tuple of lists, <in this order|those that {P} first>.
 partition: Divide {p} into the {many} that {P} and <all others|the remaining ones|what is left>;
   return <the two|both> lists <as a|in a> tuple<|, in this order>.
 partition: Put each {one}{in} into one of two lists, depending on whether it {P1} or not. Return
   the <two lists|pair of lists>, first <the list of |>those that {P}.
+""")
+
+# %% ../nbs/00j_routines.ipynb #dd0c75e7
+MORE_SAYINGS |= sayings("""
 move_front: Move the {many} that {P} to the <front|start|beginning> of {p} and return the new
   list; <within both groups the order stays|apart from that, the order stays>.
 move_front: Return {p} <rearranged|in a new order>: first <come |>the {many} that {P}, then <come
@@ -1359,17 +1370,19 @@ replace_if: Go through {p}: a {one} that {P1} becomes {k}, <all others|any other
   <stay|remain> as they are. Return the <result|new list>.
 replace_if: Make a copy of {p}<, but with {k}| and put {k}> <wherever|where> a {one} {P1}<, and
   return it|. Return it>.
-apply_if: For each {one}{in} that {P1}, {M!it}; <do not touch the others|the others stay as they
-  are|leave all other {many} alone>. Return <the new list|the whole list|all {many} in a list>.
-apply_if: Go through {p} and <whenever|where> a {one} {P1}, {M!it}; <keep the rest|leave any other
-  {one} alone>. Return the list <that results|you get>.
-apply_if: Change <only|nothing but> the {many}{in} that {P}: {M!each of them}. Return <the whole
-  list|all the {many} in a list>.
-apply_if: If a {one}{in} {P1}, {M!it}, and if not, keep it. Return all the {many} <that you have
-  then|you get> as a list.
+apply_if: For <each|every> {one}{in} that {P1}, {M!it} and <put the result in its place|use the
+  result instead>; <do not touch the others|the others stay as they are|leave all other {many}
+  alone>. Return <the new list|the whole new list|the list with these changes>.
+apply_if: Go through {p} and <whenever|where> a {one} {P1}, {M!it} and <put the result in its
+  place|use the result instead>; <keep the rest|leave any other {one} alone>. Return the list
+  <that results|you get>.
+apply_if: Change <only|nothing but> the {many}{in} that {P}: {M!each of them}. Return <the changed
+  list|the list with these changes|the list after the change>.
+apply_if: If a {one}{in} {P1}, {M!it} and keep the result; if not, keep the {one}. Return <all you
+  have kept|what you have kept|all that was kept> as a list.
 """)
 
-# %% ../nbs/00j_routines.ipynb #99fbda52
+# %% ../nbs/00j_routines.ipynb #50a535b6
 MORE_SAYINGS |= sayings("""
 two_maps: Go through {p}: <when|whenever|where> a {one} {P1}, {M!it}, <and otherwise|or
   else|otherwise> {N!it}. Return the <list of results|results in a list|new list>.
@@ -1401,10 +1414,14 @@ majority: Return True if the {many}{in} that {P} <are in the majority|outnumber 
   False otherwise.
 both_counts: Count the {many}{in} that {P} and <the others|the rest|all that are left>; return
   <both|the two|these two> <counts|numbers> <as a|in a> tuple<|, in this order>.
-both_counts: Return two <numbers|counts> in a tuple: <the number of|how many> {many}{in} that {P},
-  and the number of <all the other {many}|other {many}|others>.
+both_counts: Return two <numbers|counts> in a tuple: <the number of {many}{in} that {P}|how many
+  {many}{in} {P}>, and the number of <all the other {many}|other {many}|others>.
 both_counts: Return how many of the {many}{in} {P} and how many <others there are|there are of the
   others|other ones there are>, <as a pair|as a tuple|in a tuple> of <counts|numbers>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #f97980fd
+MORE_SAYINGS |= sayings("""
 label: Return <for each {one}{in}|one string for each {one}{in}:> "yes" if it {P1}<, otherwise
   "no"| and "no" if not>, <as a list|all in a list>.
 label: Make a list that <says|has> "yes" <wherever|where> a {one}{in} {P1} and "no" <everywhere
@@ -1425,18 +1442,18 @@ remove_first: Remove <only |>the first {one} that {P1} from a copy of {p} <and r
   return the copy>.
 remove_first: Find the first {one}{in} that {P1} and <return a list of|list|return> <all the other
   {many}|everything but it|the others><|; if there is none, all of them>.
-remove_first: <Leave|Drop> one {one} <out|> of {p}, the first that {P1}, and return the
-  <others|remaining ones> as a list.
+remove_first: Drop one {one}{in}, the first that {P1}, and return the <others|remaining ones|rest>
+  <as a list|in a list>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #0a2d8fd2
+# %% ../nbs/00j_routines.ipynb #6f524520
 MORE_SAYINGS |= sayings("""
 running_total: {M!each {one}{in}} and return the <running|cumulative> totals of the <results|new
   numbers> <as|in> a list.
 running_total: {M!each {one}{in}}. Return a list that <has|gives> for each place the <sum|total>
   of <all |>the results up to and including <that one|the one there>.
-running_total: Go through {p} and {M!each {one}}. Keep a <running |>total of the results, <note it
-  after each step|writing it down after each step> and return the list of totals.
+running_total: Go through {p} and {M!each {one}}. Keep a <running |>total of the results,
+  <note|write down> it after each step, and return the list of totals.
 running_total: {M!each {one}{in}}, add up the results one by one, and return a list of <all the
   sums|each sum> <on the way|that you pass>.
 running_total_if: <Add up|Sum> the {many}{in} that {P} one <by one|after the other> and return a
@@ -1464,6 +1481,10 @@ records: <List|Return> the <record holders|new highs>{in}: <every|each> {one} wi
   than all those before it<. The first is always one|, which the first always is>.
 records: <Keep|Take> from {p} only the {many} whose {M} <exceeds|is above> the {M} of <every|each>
   <earlier|previous> {one}, <and return them|and return those>. This includes the first.
+""")
+
+# %% ../nbs/00j_routines.ipynb #ebdd1883
+MORE_SAYINGS |= sayings("""
 count_until_total: {M!each {one}{in}} and <sum up|add up> the results from left to right. Return
   <after how many|how many> {many} <it takes for the sum to exceed|you need for a sum above> {k},
   or -1 if <all of them are not enough|it never happens>.
@@ -1487,8 +1508,8 @@ window_sums: {M!each {one}{in}}, add <up |>the results in <overlapping pairs|pai
   <and|with> second, second <and|with> third, ...) and return <a list of sums|the sums, as a
   list|all these sums in a list>.
 alternating: {M!each {one}{in}}. Return <the first result|result one> minus <the second|result
-  two> <plus|and then plus> the third <and so on|minus the fourth and so forth|with plus and minus
-  in turn>.
+  two> <plus|and then plus> the third< and so on| minus the fourth and so forth|, with plus and
+  minus in turn>.
 alternating: Go through {p} and {M!each {one}}: <add the results at even indexes and subtract|the
   results at even indexes count as plus, as minus> <those|the ones|all> at odd <indexes|ones>.
   Return the <total|outcome>.
@@ -1496,6 +1517,10 @@ alternating: {M!each {one}{in}} and return the <sum|total> of the results at eve
   <that|the sum> of those at odd indexes.
 alternating: {M!each {one}{in}}, give every <second|other> result, <beginning with the second|from
   the second on>, the opposite sign, and return the <sum|total>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #1182d0ec
+MORE_SAYINGS |= sayings("""
 top_k: {M!each {one}{in}}, sort the results from <large|the largest> to <small|the smallest>, and
   return the first {k}, or all if there are <fewer|not so many>.
 top_k: {M!each {one}{in}} and return a list of the {k} largest <results|numbers that come out>,
@@ -1507,7 +1532,7 @@ top_k: {M!each {one}{in}}. <Of the results|Then>, return <only |>the {k} largest
   order<, or as many as there are|; if there are fewer, return all>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #7890427a
+# %% ../nbs/00j_routines.ipynb #0fd66b50
 MORE_SAYINGS |= sayings("""
 chunk_sums: {M!each {one}{in}}. Return the sums of the first {k} results, of the next {k}, and so
   on, as a list; <the last sum may have fewer|fewer may be left for the last sum>.
@@ -1537,6 +1562,10 @@ rotate: Of the {many}{in} that {P}, return <those after the first {k}|all but th
   followed by <the|these> first {k}, as one list.
 rotate: Take the {many}{in} that {P} and <rotate|shift> their list to the left: the first {k} <go
   to the end|come to stand at the end|end up last>. Return <the result|what you get|the list>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #5d4b7e41
+MORE_SAYINGS |= sayings("""
 above_average: Compute the average of the {many}{in} that {P}, and return those of <these
   {many}|them> that <exceed|are above|lie above> it.
 above_average: Among the {many}{in} that {P}, <return|find> those <above|greater than> the average
@@ -1571,6 +1600,10 @@ pair_positions: Go through {p} and {q} <side by side|in parallel> and <note|coll
   where, of the two elements, {C}. Return <the list|the indexes as a list>.
 pair_positions: For each index, take the element of {p} <as the first and that of {q} as the
   second|first and that of {q} second>, and list the indexes <where|at which> {C}.
+""")
+
+# %% ../nbs/00j_routines.ipynb #6d0b62ab
+MORE_SAYINGS |= sayings("""
 choose_larger: Go through {p} and {q} <side by side|in parallel> and at each index <keep|pick> the
   element with the larger {M}; if <it is the same for both|both have the same|neither is larger>,
   <keep|pick|take> the one of {p}. Return <the list|all of them in a list>.
@@ -1583,7 +1616,7 @@ common: Return the numbers that <stand|occur|are> in {p} as well as in {q} and {
   one> only once and in ascending order.
 common: <List|Return> in <sorted|ascending> order, <without|and without> <repeating
   any|repetitions>, the numbers <common to|shared by> {p} and {q} that {P}.
-common: Find <all |>the numbers{in} that {P} and that {q} has, too. Return them sorted <and
+common: Find <all |>the numbers{in} that {P} and that {q} has, too. Return them sorted< and
   without duplicates|, each once>.
 common: <Take|Look at|Find> the <distinct|different> numbers <that are both in {p} and in {q}|of
   {p} that also occur in {q}|that {p} has in common with {q}>, keep <those|the ones> that {P}, and
@@ -1604,6 +1637,10 @@ merged: Return a list, in ascending order, of <each|every> number that {P1}, fro
   <(with repetitions)|(repeated numbers stay)>.
 merged: Collect from {p} and {q} <all |>the numbers that {P} <in|into> one list. Sort <it|this
   list> and return it.
+""")
+
+# %% ../nbs/00j_routines.ipynb #fed6970e
+MORE_SAYINGS |= sayings("""
 compare_sums: Compare the sum of the numbers that {P} in {p} with <the sum of those|that of the
   numbers> that {P} in {q}, and return True if the first <sum is|is> larger, and False otherwise.
 compare_sums: Add up the numbers that {P} in {p} and, <separately|apart from that>, those in {q}.
@@ -1614,12 +1651,14 @@ compare_sums: Return whether the numbers <of|in> {p} that {P} add up to more tha
   numbers|those> <of|in> {q}.
 """)
 
-# %% ../nbs/00j_routines.ipynb #d0050922
+# %% ../nbs/00j_routines.ipynb #80c77048
 MORE_SAYINGS |= sayings("""
-char_apply_if: Go through {p}: if a character {P1}, {M!it}; <keep all others|leave any other
-  alone>. Return the <new text|string you get>.
-char_apply_if: For <each|every> character of {p} that {P1}, {M!it}, <without touching|but do not
-  touch> the <others|rest>. Return <all of them as one string|the string that results>.
+char_apply_if: Go through {p}: if a character {P1}, {M!it} and <keep the result|put the result in
+  its place>; <all others stay as they are|leave any other alone>. Return the <new text|string you
+  get>.
+char_apply_if: For <each|every> character of {p} that {P1}, {M!it} and <use the result instead|put
+  the result in its place>; do not touch the <others|rest>. Return <the new string|the string that
+  results>.
 char_apply_if: Return a copy of {p} in which <only |>the characters that {P} <are changed|have
   changed>: {M!each of them}.
 char_apply_if: Change the characters of {p} that {P} and no others: {M!each of them}. Return the
@@ -1640,13 +1679,18 @@ char_index: Return the smallest index at which {p} has a character that {P1}<, o
   none|; if there is none, return -1>.
 char_index: Find out at which index of {p} there is the first character that {P1}, <or return -1
   if there is none|with -1 as the answer if there is none>.
-char_run: Return <how many characters there are in|how many characters make up|the number of characters in> the longest <streak|stretch|run> of neighbouring characters of {p} that {P}.
+char_run: Return <how many characters there are in|how many characters make up|the number of
+  characters in> the longest <streak|stretch|run> of neighbouring characters of {p} that {P}.
 char_run: Find the longest <unbroken piece|piece|part> of {p} <made only|that consists only> of
   characters that {P}, and return <its length|how long it is>.
 char_run: Return the <greatest|largest> number of characters <in a row in {p}|of {p} in a row>
   that {P}.
 char_run: Return the length of the longest substring of {p} in which <all characters|all the
   characters> {P}<, 0 if there is none|, or 0 if there is none>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #0be3d5a1
+MORE_SAYINGS |= sayings("""
 char_split: Return <two strings in a tuple|a tuple of two strings>: <one|first one> of the
   characters of {p} that {P}, then one of <the others|all others|the rest>.
 char_split: Separate the characters of {p} that {P} from the <others|rest> and return <both
@@ -1661,15 +1705,18 @@ char_more: Count the characters of {p} that {P} and those that {Q}; return <whet
 char_more: Return whether in {p} the characters that {P} outnumber <those|the ones> that {Q}.
 char_more: Compare how many characters of {p} {P} with how many {Q}: return True if the former are
   more, False <if not|otherwise>.
-word_apply_if: Go through the words of {p}: if <one|a word> {P1}, {M!it}; <keep|leave> <any
-  other|every other> as it is. Return <the words|all words> as <a|one> <string|text> with <one
-  space|a single space> between <each two|them>.
-word_apply_if: For <each|every> word of {p} that {P1}, {M!it}. Return <all the words|all words>,
-  changed or not, joined <with single spaces|with a space between each two>.
+word_apply_if: Go through the words of {p}: if <one|a word> {P1}, {M!it} and <put the result in
+  its place|use the result instead>; <keep|leave> <any other|every other> as it is. Return <the
+  words|all words> as <a|one> <string|text> with <one space|a single space> between <each
+  two|them>.
+word_apply_if: For <each|every> word of {p} that {P1}, {M!it} and put the result in its place.
+  Return <all the words|all words>, changed or not, joined <with single spaces|with a space
+  between each two>.
 word_apply_if: Change the words of {p} that {P} and no others: {M!each of them}. Return the
   <text|sentence> with single spaces between <its|the> words.
-word_apply_if: Split {p} into words, and where a word {P1}, {M!it}. Join <all of them|them all> by
-  single spaces <again|> and return the <text|string>.
+word_apply_if: Split {p} into words, and where a word {P1}, {M!it} and <use the result instead|put
+  the result there>. Join <all of them|them all> by single spaces <again|> and return the
+  <text|string>.
 word_replace_if: Return the words of {p} joined by single spaces, with {c} <in place of|instead
   of> <each|every> word that {P1}.
 word_replace_if: Split {p} into words, <put|write> {c} where a word {P1}, and return <all of
@@ -1683,12 +1730,12 @@ MORE_SAYINGS["word_index"] = MORE_SAYINGS["first_index"]
 MORE_SAYINGS["word_partition"] = MORE_SAYINGS["partition"]
 MORE_SAYINGS["word_change"] = MORE_SAYINGS["apply_if"]
 
-# %% ../nbs/00j_routines.ipynb #b83d9e3b
+# %% ../nbs/00j_routines.ipynb #2ca71da1
 MORE_SAYINGS |= sayings("""
 word_move: Return {p} <rearranged|in a new order>: <at the end|last> the {many} that {P}, before
   them <all others|the rest>, both in their original order.
-word_move: List the {many} of {p}, but those that {P} only after all <the others|others>;
-  <within|in> both groups the order stays.
+word_move: List the {many}{in}, but those that {P} only after all <the others|others>; <within|in>
+  both groups the order stays.
 word_move: Put the {many} that {P} behind <all the others|the rest> of {p}, without <any other
   change|changing anything else> in the order, and return the list.
 word_move: Arrange {p} so that {many} that {P} come <last|after all others>, and <apart from
@@ -1710,20 +1757,24 @@ if_else: Check whether {p} {P1}. <If so|If it is so>, {M!it}, <if not|else>, {N!
   comes out|the number you get>.
 if_else: Take {p}. Where it {P1}, {M!it}; in <all other cases|any other case>, {N!it}. Return the
   <outcome|new number>.
-if_keep: Return {p} <as it is|unchanged> unless it {P1}; <if so|in that case>, {M!it}
-  <first|before you return it>.
-if_keep: Change {p} only if it {P1}: <then|in that case> {M!it}. Return the <number|number you
-  have then>.
+if_keep: Return {p} <as it is|unchanged> unless it {P1}; <if so|in that case>, {M!it} and return
+  <the result|that> instead.
+if_keep: Change {p} only if it {P1}: <then|in that case> {M!it}. Return the <changed
+  number|result>, <or|and otherwise> {p} itself.
 if_keep: Check whether {p} {P1}. <If so|If that is so>, {M!it} and return what you get; if not,
   return {p} <itself|as it is>.
-if_keep: If {p} {P1}, {M!it}, and if not, leave it <alone|as it is>. Return the <number in both
-  cases|number either way>.
+if_keep: If {p} {P1}, {M!it} and return the <result|new number>; if not, <leave it alone and
+  return|return> {p} itself.
+""")
+
+# %% ../nbs/00j_routines.ipynb #5ce677e8
+MORE_SAYINGS |= sayings("""
 map_twice: {M!{p}} and <after that|then> {N!the result}. Return <the number you end up with|what
   comes out in the end>.
-map_twice: First {M!{p}}, then {N!what you have}. Return the <final|second> <number|result>.
+map_twice: First {M!{p}}, then {N!what you have}. Return the final <number|result>.
 map_twice: Return what <you get|comes out> if you {M!{p}} and then {N!the result}.
-map_twice: <In|With> two steps, make a new number of {p}: {M!it}, then {N!the result}. Return <the
-  new number|it>.
+map_twice: In two steps, make a new number of {p}: {M!it}, then {N!the result}. Return <the new
+  number|it>.
 both_true: <Check|Tell> whether both are true of {p}: it {P1}, and it {Q1}.
 both_true: Return whether {p} {P1} and <at the same time|moreover> {Q1}.
 both_true: Return True if it is <true of {p}|the case> that {p} {P1} and that {p} {Q1}, and False
@@ -1740,13 +1791,17 @@ exactly_one: Return whether <only one of two things is|of two things exactly one
 first_k: Count <up from 1|1, 2, 3 and so on> and <collect|keep|note> <the|all> numbers that {P}
   until <you have {p} of them|there are {p}|the list has {p} of them>. Return <the list|them in a
   list>.
-first_k: Return the {p} smallest positive integers that {P}, <as a list in ascending order|in
-  ascending order, as a list>.
+first_k: <Return|List> the smallest positive integers that {P}, {p} of them, <as a list in
+  ascending order|in ascending order|from small to large>.
 first_k: List the positive integers that {P}, <from the smallest on|from small to large|in
   ascending order>, <and stop when the list has {p} of them|until there are {p} of them|{p} of
   them in all>.
 first_k: <Of the numbers 1, 2, 3 and so on,|Among the positive integers,|Of all integers from 1
   on,> <return|list|find> the first {p} that {P}, <as a list|in a list>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #3b02c420
+MORE_SAYINGS |= sayings("""
 next_number: Return the <least|smallest> integer that is <above|larger than> {p} and {P1}.
 next_number: Count up from {p} + 1 and return the first <number|integer> that {P1}.
 next_number: <Go up from {p} in steps of 1|Add 1 to {p} again and again> until <you reach|there
@@ -1767,11 +1822,11 @@ digits_joined: Return the number <written with|made of> only the digits of {p} t
   order they have there|in the same order>; <without any such digit|if there is none>, it is 0.
 digits_joined: Go through the digits of {p} from left to right, collect those that {P}, and return
   the number <they make|that they spell>. If there is none, return 0.
-digits_joined: <Drop|Cross out> each digit of {p} unless it {P1}. Return the integer <that
-  remains|you can read then>, 0 if all are <gone|dropped>.
+digits_joined: <Leave|Use> only those digits of {p} that {P}. Return the integer <that remains|you
+  can read then|they form>, 0 if <all are gone|there are none|none is left>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #1afe6811
+# %% ../nbs/00j_routines.ipynb #8c98b0ff
 MORE_SAYINGS |= sayings("""
 steps_until: Return how <often|many times> you have to {S!the number} if you start with {p} and
   want <a number|one> less than {k}<; it is 0 if {p} is small enough already|>.
@@ -1803,6 +1858,10 @@ sum_steps: Add up <{p} and all the numbers|the numbers, {p} included,> <you meet
   out those|except those> less than {k}.
 sum_steps: Take {p} and <all |>the numbers <you get|that come> when you {S!it} again and again.
   Return the <sum|total> of those that are <at least {k}|{k} or more>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #bea1e284
+MORE_SAYINGS |= sayings("""
 sequence: Return a list of {p} numbers. It <begins|starts> with 1, and <each number gives the
   next|from each number you get the next> like this: {M!it}, then {N!the result}.
 sequence: <Begin|Start> with a list that <holds|has> only 1. To get the next number, {M!the last
@@ -1818,17 +1877,22 @@ dict_map: Return a dictionary with the {many} of {p} as keys: {M!each {value}} a
   with its {one}.
 dict_map: Go through {p} and {M!each {value}}. Return the <results|new numbers> in a dictionary
   <with|under> the same {many}.
-dict_map: Make a copy of {p}, {M!each {value} in it} and return <the copy|it>.
+dict_map: Make a dictionary like {p}, but with <new values|other values>: {M!each {value} in {p}}.
+  Return <it|the new dictionary>.
 dict_map: For <each|every> {one} in {p}, {M!the {value}}. Return a new dictionary from {many} to
   <results|the results>.
-dict_map_if: Go through {p}: if a {value} {P1}, {M!it}; <keep|leave> the others <as they
-  are|unchanged>. Return the new dictionary.
+dict_map_if: Go through {p}: if a {value} {P1}, {M!it} and <put the result in its place|use the
+  result instead>; <keep|leave> the others <as they are|unchanged>. Return the new dictionary.
 dict_map_if: Return a copy of {p} with a change for <each|every> {one} whose {value} {P1}: {M!this
   {value}}.
-dict_map_if: For <each|every> {one} in {p}, if the {value} {P1}, {M!it}, and if not, keep it.
-  Return a new dictionary with <all |>the {many}.
-dict_map_if: Make a copy of {p}. Where a {value} in it {P1}, {M!it}; touch <no other|nothing
-  else>. Return the <copy|new dictionary>.
+dict_map_if: For <each|every> {one} in {p}, if the {value} {P1}, {M!it} and keep the result; if
+  not, keep the {value}. Return a new dictionary with <all |>the {many}.
+dict_map_if: Make a copy of {p} with a new {value} wherever the old one {P1}: {M!the old one}.
+  Return the <copy|new dictionary>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #759625f4
+MORE_SAYINGS |= sayings("""
 dict_best: Return the one of the {many} in {p} with the <largest|highest> {value},
   <counting|looking at> only those whose {value} {P1}. <In a tie|If several tie>, <take|return>
   the first; if there are none, return "".
@@ -1836,7 +1900,7 @@ dict_best: Of <all |>the {many} in {p}, leave <only|just> those whose {value} {P
   one whose {value} is <largest|highest> (the first in a tie), or "" if <none is left|there are
   none>.
 dict_best: Find the largest {value} in {p} that {P1}, and return the first {one} that has it. If
-  no {value} {P1}, return "".
+  there is <none|no such {one}>, return "".
 dict_best: Which {one} in {p} has the <largest|highest> {value}, if only those count whose {value}
   {P1}? Return <it|that one>, <the first of several|the first in a tie|the first if several tie>,
   or "" if <there is none|none counts>.
@@ -1851,12 +1915,12 @@ dict_sorted: <List|Return> only those {many} in {p} whose {value} {P1}, <ordered
 dict_invert: Invert {p}: return a dictionary from each {value} that {P1} to the list of {many}
   <with it|that have it>.
 dict_invert: For each {value} in {p} that {P1}, list the {many} <that have it|with exactly this
-  {value}>; return <these lists|the lists> in a dictionary <by|under> the {value}.
+  {value}>; return <these lists|the lists> in a dictionary <by|under> this {value}.
 dict_invert: Put {many} in {p} with the same {value} into one list, if the {value} {P1}. Return a
   dictionary from {value} to <list|such a list>.
 """)
 
-# %% ../nbs/00j_routines.ipynb #c0620d90
+# %% ../nbs/00j_routines.ipynb #c652c8ea
 MORE_SAYINGS |= sayings("""
 grid_map: {M!each number in {p}} and return <a grid|a new grid> with each result <at the place|in
   the place> of <its|the> number.
@@ -1864,31 +1928,36 @@ grid_map: Return a grid <as large as|of the size of> {p} <in which each number i
   follows|in which each number has changed like this|with each number treated as follows>: {M!it}.
 grid_map: Go through all rows of {p} and {M!each number}. Return the <new rows|rows of results> as
   a list of lists.
-grid_map: Make a copy of {p}, {M!each number in it}, and return <the copy|it>.
+grid_map: Make a grid like {p}, but with new numbers: {M!each number in {p}}. Return <it|the new
+  grid>.
 grid_row_counts: Return a list that <says|tells|shows> for <each|every single|each and every> row
   of {p} how many <of its numbers|numbers in it> {P}.
-grid_row_counts: Count the numbers that {P} in each row of {p} <separately|by itself>, and return
-  the counts as a list, <from the first row to the last|row by row>.
+grid_row_counts: Count the numbers that {P} in each row of {p}, and return the counts as a list,
+  <from the first row to the last|row by row>.
 grid_row_counts: Go through {p} row by row and <note|write down> how many numbers <there |>{P}.
   Return <the list|what you have noted as a list>.
 grid_row_counts: How many numbers in each row of {p} {P}? Return <one count|a number> for each
   row, in a list.
 grid_row_sums: Return a list with the <sum|total> of the numbers that {P} in each row of {p}.
-grid_row_sums: Add up the numbers that {P} in each row of {p} <separately|by itself>, and return
-  the <sums|totals> as a list, <from the first row to the last|row by row>.
+grid_row_sums: Add up the numbers that {P} in each row of {p}, and return the <sums|totals> as a
+  list, <from the first row to the last|row by row>.
 grid_row_sums: Go through {p} row by row, <total|add up> only <those numbers|the numbers> that
   {P}, and return the <list of totals|totals in a list>.
 grid_row_sums: Ignore all numbers in {p} but those that {P}. Return <what each row then adds up
   to|the sum of each row>, <as|in> a list.
 grid_filter: Remove all numbers from {p} but those that {P}, and return the <rows|shortened rows>,
-  even <rows|those> that have become empty.
+  <also|including> those that are empty then.
 grid_filter: For <each|every> row of {p}, <collect|list> the numbers that {P}. Return <the
   lists|these lists> in a list, empty ones <included|too>.
 grid_filter: Return a copy of {p} whose rows <have|contain> only numbers that {P}; <a row may end
   up empty|rows without any stay as empty lists>.
 grid_filter: Go through {p} row by row and keep only <numbers|the numbers> that {P}. Return <a
-  list with one list|one list, in a list,|what is left in a list> for each row, <no matter how
-  short|even if it is empty|empty or not>.
+  list with one list for each row, no matter how short|what is left of the rows as a list of
+  lists, empty ones included|one list of lists, in which a row may be empty>.
+""")
+
+# %% ../nbs/00j_routines.ipynb #3d6228ae
+MORE_SAYINGS |= sayings("""
 grid_replace: Return {p} with {k} <in place of|instead of> <each|every> number that {P1}<, as a
   new grid|>.
 grid_replace: Put {k} in the place of <each|every> number in {p} that {P1}, and return the <new
@@ -1898,15 +1967,16 @@ grid_replace: Go through all rows of {p}: <a number that|one that> {P1} becomes 
   grid|the grid you get|the rows that result>.
 grid_replace: Make a copy of {p} and write {k} <wherever|where> a number <in it |>{P1}. Return the
   copy.
-grid_transpose: Swap rows and columns of {p}, then {M!each number}, and return the <new |>grid.
-grid_transpose: <Return a grid whose rows are the columns of {p}|Make the columns of {p} the rows
-  of a new grid|Turn each column of {p} into a row of a new grid>, but {M!each number} <on the
-  way|first>. Return <the new grid|this grid|the grid>.
-grid_transpose: For <each|every> column of {p}, make a row of its numbers<, from top to bottom|,
-  the topmost first|>, but {M!each of them}. Return <the list of these rows|these rows in a
-  list|the grid of such rows>.
-grid_transpose: {M!each number in {p}} and mirror the grid <along|at> its main diagonal, so that
-  columns become rows. Return <it|the result>.
+grid_transpose: Swap rows and columns of {p} and {M!each number}; return the <grid of
+  results|results as a grid|new grid of results>.
+grid_transpose: <Build a grid whose rows are the columns of {p}|Make the columns of {p} the rows
+  of a new grid|Turn each column of {p} into a row of a new grid>, but instead of each number put
+  what you get <if|when> you {M!it}. Return <the new grid|this grid|the grid>.
+grid_transpose: From <each|every> column of {p}, make a row: go down the column, {M!each number}
+  and <note the result|write the result in the row>. Return <the list of these rows|these rows in
+  a list|the grid of such rows>.
+grid_transpose: {M!each number in {p}} and mirror the grid of results <along|at> its main
+  diagonal, so that columns become rows. Return <it|the result>.
 grid_positions: Return <where|at which positions> the numbers <of|in> {p} are that {P}: a list of
   <pairs|tuples> (row, column), row by row.
 grid_positions: Go through {p} row by row and <note|collect|store> <(row, column)|the pair (row,
@@ -1916,6 +1986,10 @@ grid_positions: List the <cells|places> of {p} <with|that have> a number that {P
   row index and column index, <in reading order|row after row>.
 grid_positions: For <each|every> number in {p} that {P1}, take its row and its column (counted
   from 0) as a tuple. Return <these tuples|all these tuples> in a list, row by row.
+""")
+
+# %% ../nbs/00j_routines.ipynb #b569b674
+MORE_SAYINGS |= sayings("""
 grid_rows_with: <Keep|Select> the rows of {p} <with|that have> at least one number that {P1}, and
   return them as a list.
 grid_rows_with: Return a list of those rows of {p} in which there is a number that {P1}.

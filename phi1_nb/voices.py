@@ -163,7 +163,7 @@ SYNONYMS += _synonyms(r"""
 \ban empty dictionary\b => an empty dictionary / an empty dict / the empty dictionary
 \bto the (left|right) of\b => to the \1 of / \1 of / on the \1 of
 \bthe (letters|digits|words|characters|entries|elements) of\b => the \1 of / the \1 in
-(?<!all )\bthe numbers in\b => the numbers in / the numbers of / the values in / all numbers in
+(?<!all )(?<!none of )(?<!each of )(?<!any of )(?<!one of )\bthe numbers in\b => the numbers in / the numbers of / the values in / all numbers in
 \bthe new\b => the new / the resulting
 \bthe result is\b => the result is / the outcome is / the answer is
 \bThe result is\b => The result is / The outcome is / The answer is
@@ -200,7 +200,7 @@ _VERBS = _synonyms(r"""
 ^Return(?= the (?:sum|product|number|average|mean|total|length|largest|smallest|difference|index)\b) => Return / Return / Give / Give back / Compute / Calculate / Determine / Find / Work out / Get / Figure out / Produce
 ^Return(?= how| whether) => Return / Return / Tell / Say / Find out / Determine / Work out / Figure out
 ^Return(?= True) => Return / Return / Give / Give back / Answer
-^Return(?= )(?! (?:them|it)\b) => Return / Return / Return / Give / Give back / Hand back / Produce / Deliver / Get
+^Return(?= )(?! (?:them|it|whether|how|True|False|by|where|at|after)\b) => Return / Return / Return / Give / Give back / Hand back / Produce / Deliver / Get
 ^Compute => Compute / Calculate / Work out / Determine / Find / Figure out
 ^Find(?! out) => Find / Determine / Work out / Look for / Get
 ^Work out => Work out / Compute / Determine / Calculate / Figure out
@@ -434,6 +434,10 @@ _HOLDS = {
     "float": ["is"],
     "bool": ["says"],
 }
+_INPUT_FORMS = (
+    "Takes {}.", "Expects {}.", "The input is {}.", "You get {}.", "We are given {}.", "It works on {}.", "Works with {}.",
+    "Call it with {}.", "Input: {}.", "Accepts {}.", "As input there is {}.", "What comes in is {}.", "It gets {}.",
+)  # fmt: skip
 
 # %% ../nbs/00m_voices.ipynb #a53098a8
 _KIND_WORDS = {
@@ -500,23 +504,7 @@ def introduction(
     kinds = [kind_said(kind, rng) for _, kind, _ in arguments]
     if plain and rng.random() < 0.4:
         listed = f"{', '.join(kinds[:-1])} and {kinds[-1]}" if len(kinds) > 1 else kinds[0]
-        return rng.choice(
-            (
-                "Takes {}.",
-                "Expects {}.",
-                "The input is {}.",
-                "You get {}.",
-                "We are given {}.",
-                "It works on {}.",
-                "Works with {}.",
-                "Call it with {}.",
-                "Input: {}.",
-                "Accepts {}.",
-                "As input there is {}.",
-                "What comes in is {}.",
-                "It gets {}.",
-            )
-        ).format(listed)
+        return rng.choice(_INPUT_FORMS).format(listed)
     starts = (
         "",
         "",
@@ -530,11 +518,8 @@ def introduction(
         "Let's say ",
     )
     start = rng.choice(starts) + text
-    return (
-        start
-        if start.startswith(("`", *(a[0] for a in arguments)))
-        else start[0].upper() + start[1:]
-    ) + "."
+    named = start.startswith(("`", *(name for name, _, _ in arguments)))
+    return f"{start if named else start[0].upper() + start[1:]}."
 
 # %% ../nbs/00m_voices.ipynb #42ddb526
 _RESULTS = {
@@ -556,20 +541,9 @@ _RESULTS = {
 
 
 _ABOUT = (
-    "{}",
-    "{}",
-    "{} to look at",
-    "{} given",
-    "{} to work with",
-    "{} in question",
-    "{} to go through",
-    "{} to use",
-    "{} passed in",
-    "{} at hand",
-    "{} to consider",
-    "{} handed over",
-    "{} from the caller",
-)
+    "{}", "{}", "{} to look at", "{} given", "{} to work with", "{} in question", "{} to go through", "{} to use",
+    "{} passed in", "{} at hand", "{} to consider", "{} handed over", "{} from the caller",
+)  # fmt: skip
 
 
 def _parameters(draft: Draft, rng: Random) -> tuple[list[tuple[str, str, str]], str]:
@@ -612,18 +586,12 @@ def _free(listed: list, result: str, style: str, rng: Random) -> tuple[str, str]
     if style == "dashes":
         return "\n".join(f"- {n}: {a}" for n, _, a in listed), f"\n- {back}: {result}"
     if style == "free":
-        return "\n".join(
-            f"{n}: {kind_said(k, rng)}, {a}" for n, k, a in listed
-        ), f"\n{back}: {result}"
+        rows = [f"{n}: {kind_said(k, rng)}, {a}" for n, k, a in listed]
+        return "\n".join(rows), f"\n{back}: {result}"
     heads = (
-        "Parameters Returns",
-        "Input Output",
-        "Arguments Result",
-        "Inputs Returns",
-        "Takes Returns",
-        "Takes Gives",
+        "Parameters Returns/Input Output/Arguments Result/Inputs Returns/Takes Returns/Takes Gives"
     )
-    head, tail = rng.choice(heads).split()
+    head, tail = rng.choice(heads.split("/")).split()
     rows = [f"    {n} ({kind_said(k, rng)}): {a}" for n, k, a in listed]
     return "\n".join([f"{head}:", *rows]), f"\n{tail}:\n    {result}"
 
