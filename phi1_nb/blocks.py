@@ -1363,14 +1363,14 @@ table :: Map each of the {X} to its {n} and return the dictionary / Return a dic
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #fa19556a
+# %% ../nbs/00h_blocks.ipynb #d47e274c
 MORE_ENDS |= ways(
     "question",
     """
 any :: Return whether any of the {X} {C} / Check whether there is one that {C} among the {X} /
   Return True if at least one of the {X} {C}, and False otherwise / Tell whether any of the {X}
   {C}
-all :: Return whether all <of |>the {X} {P} / Check that <each of|every one of> the {X} {P} /
+all :: Return whether all <of |>the {X} {P} / Check that <each of|every one of> the {X} {C} /
   Return True if <each|every one> of the {X} {C}, and False otherwise / Tell whether <each|every
   one> of the {X} {C}
 none :: Return whether none of the {X} {C} / Return False if any of the {X} {C}, and True

@@ -629,7 +629,10 @@ def nominal(
         )
     sentence = rng.choice(plan.end.phrases).replace("{X}", phrase)
     if plan.question:
-        asked = rng.choice(plan.question.block.clauses)
+        clauses = plan.question.block.clauses
+        if said.wide:
+            clauses = [text for text in clauses if not re.search(r"\bnot?\b", text)] or clauses
+        asked = rng.choice(clauses)
         if plan.question.key:
             noun = fill(plan.question.key.block.noun, "", plan.question.key.words)
             single = plural = f"has a {noun} that {fill(asked, '', plan.question.words)}"

@@ -189,8 +189,8 @@ SYNONYMS += _synonyms(r"""
 \bone by one\b => one by one / one after the other / in turn
 \bfrom the left\b(?! (?:end|side)) => from the left / from the left end
 \bfrom the right\b(?! (?:end|side)) => from the right / from the right end
-\bdiffers from\b => differs from / is different from / isn't equal to
-\bdiffer from\b => differ from / are different from / aren't equal to
+\bdiffers from\b => differs from / is different from
+\bdiffer from\b => differ from / are different from
 \bjoined by\b => joined by / joined with / put together with
 \bin lower case\b => in lower case / in small letters
 """)
