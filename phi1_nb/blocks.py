@@ -185,9 +185,8 @@ def plural_clause(
         lambda m: f"is {m[1] or ''}{m[2]}s",
         clause,
     )
-    clause = clause.replace("letters or a digit", "letters or digits").replace(
-        "its last", "their last"
-    )
+    clause = clause.replace("letters or a digit", "letters or digits")
+    clause = re.sub(r"\bits (?=last|first|letters)", "their ", clause)
     clause = clause.replace("starts and ends", "starts and end")
     verb, _, rest = clause.partition(" ")
     return f"{_PLURAL_VERBS.get(verb, verb[:-1])} {rest}".strip()
@@ -906,7 +905,7 @@ def ways(
     cells = [row.split(" :: ") for row in rows]
     return {(kind, name): [_split(cell, " / ") for cell in texts] for name, *texts in cells}
 
-# %% ../nbs/00h_blocks.ipynb #06c25332
+# %% ../nbs/00h_blocks.ipynb #eeffa910
 MORE_CLAUSES = ways(
     "int",
     """
@@ -939,8 +938,8 @@ between :: is <no less|not less> than {k} and <no more|not more> than {j} / lies
   {k} to {j} (inclusive) / is {k} or more but <at most|no more than> {j} / lies between {k} and
   {j} (inclusive)
 outside :: is <below|under> {k} or <above|over> {j} / is smaller than {k} or <larger|greater> than
-  {j} / lies <below|under> {k} or <above|over> {j} / is not <between|within> {k} and {j}
-  (inclusive) / is lower than {k} or higher than {j}
+  {j} / lies <below|under> {k} or <above|over> {j} / is not between {k} and {j} (inclusive) / is
+  lower than {k} or higher than {j}
 """,
 )
 
@@ -953,7 +952,7 @@ two_digit :: has just two digits / consists of <exactly |just |>two digits / is 
 """,
 )
 
-# %% ../nbs/00h_blocks.ipynb #140f220f
+# %% ../nbs/00h_blocks.ipynb #1b4d6758
 MORE_CLAUSES |= ways(
     "word",
     """
@@ -973,8 +972,8 @@ shorter :: consists of fewer than {k} letters / has a length <below|less than|of
   is less than {k} letters long / is written with fewer than {k} letters
 exact_length :: consists of exactly {k} letters / has a length of <exactly |>{k} / has the length
   {k} / is written with exactly {k} letters
-at_least_long :: consists of at least {k} letters / is at least {k} letters long / has <no|not>
-  fewer than {k} letters / has a length of <at least {k}|{k} or more>
+at_least_long :: consists of at least {k} letters / is at least {k} letters long / has no fewer
+  than {k} letters / has a length of <at least {k}|{k} or more>
 even_length :: consists of an even number of letters / has an even <letter count|count of letters>
   / is written with an even number of letters
 odd_length :: consists of an odd number of letters / has an odd <letter count|count of letters> /
@@ -982,7 +981,7 @@ odd_length :: consists of an odd number of letters / has an odd <letter count|co
 palindrome :: reads the same <backwards|from both ends|in both directions> / is <the
   same|unchanged> when <reversed|read backwards> / does not change when reversed
 same_ends :: has the same letter at both ends / has <identical|equal> first and last letters / has
-  the same <first and last|last and first> letter
+  a first letter <equal to|the same as> its last letter
 """,
 )
 

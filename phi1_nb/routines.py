@@ -1353,7 +1353,7 @@ partition: Put each {one}{in} into one of two lists, depending on whether it {P1
   the <two lists|pair of lists>, first <the list of |>those that {P}.
 """)
 
-# %% ../nbs/00j_routines.ipynb #dd0c75e7
+# %% ../nbs/00j_routines.ipynb #e034fc5c
 MORE_SAYINGS |= sayings("""
 move_front: Move the {many} that {P} to the <front|start|beginning> of {p} and return the new
   list; <within both groups the order stays|apart from that, the order stays>.
@@ -1366,8 +1366,8 @@ replace_if: Return {p} with {k} <in place of|instead of> <each|every> {one} that
   list>.
 replace_if: Put {k} in the place of <each|every> {one}{in} that {P1}, and return the <new
   list|list that results>.
-replace_if: Go through {p}: a {one} that {P1} becomes {k}, <all others|any other {one}|the rest>
-  <stay|remain> as they are. Return the <result|new list>.
+replace_if: Go through {p}: a {one} that {P1} becomes {k}, <all others stay as they are|any other
+  {one} stays the same|the rest remain as they are>. Return the <result|new list>.
 replace_if: Make a copy of {p}<, but with {k}| and put {k}> <wherever|where> a {one} {P1}<, and
   return it|. Return it>.
 apply_if: For <each|every> {one}{in} that {P1}, {M!it} and <put the result in its place|use the
