@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['INT_PREDICATES', 'WORD_PREDICATES', 'CHAR_PREDICATES', 'PAIR_PREDICATES', 'INT_MAPS', 'WORD_MAPS', 'CHAR_MAPS',
            'PAIR_MAPS', 'REDUCERS', 'LISTS', 'TEXTS', 'DICTS', 'QUANTIFIERS', 'NOUNS', 'DICT_NOUNS', 'MORE_NOUNS',
-           'MORE_DICT_NOUNS', 'INT_VIEWS', 'WORD_VIEWS', 'TEXT_VIEWS', 'NUMBER_VIEWS', 'GRID_VIEWS', 'fill',
-           'Predicate', 'predicates', 'plural_clause', 'Map', 'maps', 'End', 'ends', 'Noun', 'nouns', 'DictNoun',
-           'View', 'views']
+           'MORE_DICT_NOUNS', 'INT_VIEWS', 'WORD_VIEWS', 'TEXT_VIEWS', 'NUMBER_VIEWS', 'GRID_VIEWS', 'MORE_CLAUSES',
+           'MORE_VERBS', 'MORE_ENDS', 'MORE_PLACES', 'fill', 'Predicate', 'predicates', 'plural_clause', 'Map', 'maps',
+           'End', 'ends', 'Noun', 'nouns', 'DictNoun', 'View', 'views', 'reworded', 'ways', 'said_more']
 
 # %% ../nbs/00h_blocks.ipynb #e6aca51d
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from random import Random
 
 # %% ../nbs/00h_blocks.ipynb #3c8449dc
 _ATOM = re.compile(r"[\w.]+(\([\w.\[\], ]*\)|\[[\w:\-]*\])*|\"[^\"]*\"")
@@ -184,9 +185,8 @@ def plural_clause(
         lambda m: f"is {m[1] or ''}{m[2]}s",
         clause,
     )
-    clause = clause.replace("letters or a digit", "letters or digits").replace(
-        "its last", "their last"
-    )
+    clause = clause.replace("letters or a digit", "letters or digits")
+    clause = re.sub(r"\bits (?=last|first|letters)", "their ", clause)
     clause = clause.replace("starts and ends", "starts and end")
     verb, _, rest = clause.partition(" ")
     return f"{_PLURAL_VERBS.get(verb, verb[:-1])} {rest}".strip()
@@ -883,3 +883,620 @@ columns_sums | int | column in zip(*{p}) | sum(column) | column sum | column sum
   | total | column_sums | 2
 """,
 )
+
+# %% ../nbs/00h_blocks.ipynb #8d61fa1f
+_CHOICE = re.compile(r"<([^<>]*\|[^<>]*)>")
+
+
+def reworded(
+    text: str,  # with choices like <count|add up>; one may be empty
+    rng: Random,
+) -> str:
+    "The text with one wording of each choice."
+    return _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
+
+# %% ../nbs/00h_blocks.ipynb #7a596267
+def ways(
+    kind: str,  # type of the elements, or what else tells blocks of the same name apart
+    table: str,  # one row a line: name :: texts :: texts of another sort
+) -> dict[tuple[str, str], list[tuple[str, ...]]]:
+    "Texts of each sort by (kind, name): more ways to say the blocks of a kind."
+    rows = re.sub(r"\n\s+", " ", table.strip()).splitlines()
+    cells = [row.split(" :: ") for row in rows]
+    return {(kind, name): [_split(cell, " / ") for cell in texts] for name, *texts in cells}
+
+# %% ../nbs/00h_blocks.ipynb #eeffa910
+MORE_CLAUSES = ways(
+    "int",
+    """
+odd :: is not divisible by 2 / leaves a remainder <of 1 |>when divided by 2 / is not a multiple of
+  2
+even :: is a multiple of 2 / leaves no remainder when divided by 2
+positive :: is above <0|zero> / is larger than <0|zero> / exceeds <0|zero> / lies above <0|zero>
+negative :: is below <0|zero> / is smaller than <0|zero> / lies below <0|zero>
+nonzero :: differs from <0|zero> / is not equal to <0|zero> / is anything but <0|zero>
+above :: exceeds {k} / lies above {k} / is over {k} / is higher than {k}
+below :: lies below {k} / is under {k} / is lower than {k}
+at_least :: is not <below|under> {k} / is not <smaller|less> than {k} / is {k} or <greater|larger>
+  / is no <smaller|less> than {k} / does not lie below {k}
+at_most :: is not <above|over> {k} / is not <greater|larger> than {k} / is {k} or <smaller|lower>
+  / is no <greater|larger> than {k} / does not exceed {k}
+not_equal :: differs from {k} / is anything but {k} / is unequal to {k} / does not equal {k}
+multiple :: leaves no remainder when divided by {k} / has {k} as a divisor / is <evenly
+  |>divisible by {k}  / has the divisor {k}
+not_multiple :: does not have {k} as a divisor / is not evenly divisible by {k} / leaves a
+  <nonzero |>remainder <when divided|on division> by {k}
+remainder_one :: leaves <remainder 1|a remainder of 1> <when divided|on division|after division>
+  by {k} / is <1|one> more than a multiple of {k} / has <remainder 1|the remainder 1> modulo {k} /
+  has a remainder of <1|one> <on division|after division|when divided> by {k} / is congruent to 1
+  modulo {k} / leaves <remainder 1|the remainder 1> modulo {k} / comes right after a multiple of
+  {k} / exceeds a multiple of {k} by <1|one> / has remainder 1 <when divided by|on division by>
+  {k} / leaves <1|one> over <when divided|on division> by {k}
+ends_in :: ends <in|with> {k} / ends <in|with> the digit {k} / has the <last|final> digit {k} /
+  has {k} <as its last digit|in the ones place>
+between :: is <no less|not less> than {k} and <no more|not more> than {j} / lies in the range from
+  {k} to {j} (inclusive) / is {k} or more but <at most|no more than> {j} / lies between {k} and
+  {j} (inclusive)
+outside :: is <below|under> {k} or <above|over> {j} / is smaller than {k} or <larger|greater> than
+  {j} / lies <below|under> {k} or <above|over> {j} / is not between {k} and {j} (inclusive) / is
+  lower than {k} or higher than {j}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #7802cf43
+MORE_CLAUSES |= ways(
+    "int",
+    """
+two_digit :: has just two digits / consists of <exactly |just |>two digits / is written with
+  <exactly |just |>two digits / is <exactly |just |>two digits long
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #1b4d6758
+MORE_CLAUSES |= ways(
+    "word",
+    """
+starts_with :: begins with the letter {c} / has {c} as its first letter / has {c} at the
+  <start|front> / has the first letter {c} / has the letter {c} at the <start|front>
+ends_with :: has {c} as its last letter / ends in <the letter |>{c} / has {c} at the end / has the
+  <last|final> letter {c}
+contains :: has {c} <somewhere|among its letters> / includes {c} / contains at least one {c} / has
+  {c} in some place / has the letter {c} <somewhere|among its letters>
+lacks :: lacks <the letter |>{c} / contains no {c} / is <spelled|written> without {c} / does not
+  have {c} <anywhere|among its letters> / does not include <the letter |>{c}
+starts_vowel :: has a vowel <as its first letter|at the start|at the front> / begins with a vowel
+ends_vowel :: has a vowel <as its last letter|at the end>
+longer :: consists of more than {k} letters / has a length <above|greater than|of more than> {k} /
+  is more than {k} letters long / is written with more than {k} letters
+shorter :: consists of fewer than {k} letters / has a length <below|less than|of less than> {k} /
+  is less than {k} letters long / is written with fewer than {k} letters
+exact_length :: consists of exactly {k} letters / has a length of <exactly |>{k} / has the length
+  {k} / is written with exactly {k} letters
+at_least_long :: consists of at least {k} letters / is at least {k} letters long / has no fewer
+  than {k} letters / has a length of <at least {k}|{k} or more>
+even_length :: consists of an even number of letters / has an even <letter count|count of letters>
+  / is written with an even number of letters
+odd_length :: consists of an odd number of letters / has an odd <letter count|count of letters> /
+  is written with an odd number of letters
+palindrome :: reads the same <backwards|from both ends|in both directions> / is <the
+  same|unchanged> when <reversed|read backwards> / does not change when reversed
+same_ends :: has the same letter at both ends / has <identical|equal> first and last letters / has
+  a first letter <equal to|the same as> its last letter
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #420417de
+MORE_CLAUSES |= ways(
+    "char",
+    """
+vowel :: belongs to the vowels / counts as a vowel
+consonant :: belongs to the consonants / counts as a consonant
+letter :: belongs to the alphabet
+upper :: is a capital letter
+lower :: is a small letter
+not_space :: is anything but a space / is something other than a space / differs from a space
+alphanumeric :: is alphanumeric
+not_letter :: is anything but a letter / is <something |>other than a letter
+not_digit :: is anything but a digit / is <something |>other than a digit
+other_than :: is anything but {c} / differs from {c} / is <something |>other than {c}
+""",
+)
+MORE_CLAUSES |= ways(
+    "pair",
+    """
+increasing :: the first is smaller than the second / the second is <greater|larger> than the first
+  / the second exceeds the first / the first is below the second / the first is less
+decreasing :: the first is larger than the second / the second is <less|smaller> than the first /
+  the first exceeds the second / the second is below the first / the first is greater
+equal :: the two are equal / both are the same / both have the same value / the two do not differ
+  / the first is equal to the second
+different :: the two are not equal / both have different values / the first differs from the
+  second / the first is not equal to the second / the two are unequal
+both_even :: neither is odd / the two are even / each is even / the first and the second are even
+same_parity :: both have the same parity / either both are odd or both are even / the two are both
+  <even or both odd|odd or both even> / the parity is the same
+sum_above :: the two add up to more than {k} / the sum <exceeds|is larger than|is above> {k} / the
+  two have a sum <above|of more than|greater than> {k}
+sum_multiple :: the two add up to a multiple of {k} / the sum is a multiple of {k} / the two have
+  a sum <divisible by {k}|that is divisible by {k}> / {k} divides the sum
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #66af731b
+MORE_VERBS = ways(
+    "int",
+    """
+square :: multiply {them} by itself / <take|take|get|find> the square of {them} / raise {them} to
+  the power of <2|two>
+cube :: <take|take|get|find> the cube of {them} / raise {them} to the <power of 3|third
+  power|power of three>
+double :: <take|take|get|find> the double of {them} / add {them} to itself
+triple :: <take|take|get|find> the triple of {them} / take three times {them} / multiply {them} by
+  three
+half :: take half of {them} <(rounding down)|(rounded down)> / divide {them} by 2 (rounded down) /
+  halve {them} (rounded down) / cut {them} in half <(rounding down)|(rounded down)>
+negate :: multiply {them} by -1 / flip the sign of {them} / <take|take|get|find> the opposite of
+  {them} / reverse the sign of {them}
+absolute :: drop the sign of {them} / remove the sign of {them} / <take|take|get|use> the
+  magnitude of {them}
+plus :: raise {them} by {k} / <take|take|get|find> the sum of {k} and {them}
+minus :: lower {them} by {k} / reduce {them} by {k} / take {k} away from {them}
+times :: scale {them} by <a factor of |>{k} / multiply {k} by {them} / <take|take|get|use> the
+  product of {k} and {them}
+remainder :: <take|take|get|find> the remainder <on|after> division by {k} of {them} / compute the
+  remainder <on|after> division by {k} of {them} / compute the remainder of {them} on division by
+  {k} / find the remainder that {them} leaves <after division|on division|when divided> by {k}
+quotient :: divide {them} by {k} <(rounded down)|(always rounding down)|(rounding the quotient
+  down)>
+last_digit :: pick the last digit of {them} / reduce {them} to its <last|final> digit / keep only
+  the last digit of {them} / <take|take|get|find> the ones digit of {them}
+digit_count :: count how many digits {them} has / <take|take|get|find> the number of digits
+  <of|in> {them} / find out how many digits {them} has / count the digits in {them}
+digit_sum :: sum the digits of {them} / <take|take|get|find> the digit sum of {them} /
+  <take|take|get|find> the sum of the digits <of|in> {them} / compute the <digit sum|sum of the
+  digits> of {them}
+distance :: <take|take|get|find> the distance <between|of> {k} and {them} / find how far {them} is
+  from {k} / <take|take|get|find> the absolute difference <of|between> {k} and {them} / measure
+  how far {them} is from {k}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #75ad93bf
+MORE_VERBS |= ways(
+    "int",
+    """
+cap :: cap {them} at {k} / <take|take|get|find> the smaller of {k} and {them} / limit {them} to a
+  maximum of {k} / <take|take|get|find> the minimum of {k} and {them}
+text :: write {them} as a string / make {them} a string / change {them} <to|into> a string
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #ea6d33d5
+MORE_VERBS |= ways(
+    "word",
+    """
+upper :: change {them} to <uppercase|upper case> / write {them} in <uppercase|capital
+  letters|capitals> / put {them} in <uppercase|upper case>
+capitalize :: write {them} with a capital first letter and small letters after it / begin {them}
+  with a capital letter and make the rest lowercase
+reverse :: write {them} backwards / put the letters of {them} in reverse order / reverse the
+  letters of {them} / read {them} backwards
+length :: <take|take|get|find> the number of letters <of|in> {them} / count how many letters
+  {them} has / measure the length of {them} / count the letters in {them} / find the length of
+  {them}
+first_letter :: pick the first letter of {them} / reduce {them} to its first letter / keep only
+  the first letter of {them} / <take|take|get|find> the initial <letter |>of {them}
+last_letter :: pick the last letter of {them} / reduce {them} to its last letter / keep only the
+  <last|final> letter of {them} / <take|take|get|find> the final letter of {them}
+prefix :: keep only the first {k} letters of {them} / cut {them} <down |>to its first {k} letters
+  / reduce {them} to its first {k} letters / cut {them} off after {k} letters
+twice :: write {them} <twice in a row|two times in a row> / append {them} to itself / write {them}
+  down twice without a gap
+append :: put {c} at the end of {them} / place {c} after {them} / write {c} <after|behind> {them}
+  / extend {them} by {c} / attach {c} to the end of {them}
+prepend :: place {c} in front of {them} / write {c} <in front of|before> {them} / add {c} to the
+  <front|beginning|start> of {them} / attach {c} to the front of {them}
+drop_first :: drop the first letter of {them} / cut the first letter off {them} / delete the first
+  letter of {them} / take {them} without its first letter
+letter_count :: count the occurrences of {c} in {them} / count how often {c} occurs in {them} /
+  find how <often|many times> {c} occurs in {them} / count each {c} in {them}
+vowel_count :: count how many vowels {them} has / <take|take|get|find> the number of vowels
+  <in|of> {them} / find how many vowels {them} has / count the vowels of {them}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #f0c4139a
+MORE_VERBS |= ways(
+    "char",
+    """
+upper :: change {them} to <uppercase|upper case> / make {them} uppercase / write {them} in upper
+  case
+lower :: change {them} to <lowercase|lower case> / make {them} lowercase / write {them} in lower
+  case
+swapcase :: flip the case of {them} / invert the case of {them} / change the case of {them} to the
+  other / reverse the case of {them}
+twice :: write {them} two times / write {them} <twice|two times> in a row
+append :: place {c} <right |>after {them} / write {c} <right |>after {them} / insert {c} after
+  {them} / put {c} behind {them}
+next :: replace {them} by the character whose code is <1|one> <greater|higher|larger> / raise the
+  character code of {them} by <1|one> / shift {them} by one character code / change {them} to the
+  character with the next <code|character code>
+code :: find the character code of {them} / turn {them} into its character code / replace {them}
+  <by|with> its character code / look up the character code of {them}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #ef88a597
+MORE_VERBS |= ways(
+    "pair",
+    """
+sum :: <take|take|get|find> the sum of the two numbers of {them} / add up the two numbers of
+  {them} / add the numbers of {them} together / compute the sum of the numbers of {them}
+product :: <take|take|get|find> the product of the two numbers of {them} / multiply the numbers of
+  {them} together / multiply the numbers of {them} with each other / compute the product of the
+  numbers of {them}
+difference :: <take|take|get|find> the second away from the first in {them} / <take|take|get|use>
+  the first minus the second in {them} / subtract the second number of {them} from the first /
+  <take|take|get|find> the first number of {them} minus the second
+gap :: find how far apart the two numbers of {them} are / <take|take|get|find> the distance
+  between the numbers of {them} / <take|take|get|find> the absolute difference <of|between> the
+  numbers of {them}
+larger :: keep only the larger number of {them} / <take|take|get|find> the larger of the two
+  numbers of {them} / <take|take|get|find> the maximum of {them} / pick the larger number of
+  {them}
+smaller :: keep only the smaller number of {them} / <take|take|get|find> the smaller of the two
+  numbers of {them} / <take|take|get|find> the minimum of {them} / pick the smaller number of
+  {them}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #11ec8dff
+MORE_VERBS |= ways(
+    "row",
+    """
+sum :: sum {them} / <take|take|get|find> the sum of {them} / add up the numbers <of|in> {them} /
+  total {them}
+largest :: find the largest element of {them} / <take|take|get|find> the <maximum|largest number>
+  of {them}
+smallest :: find the smallest element of {them} / <take|take|get|find> the <minimum|smallest
+  number> of {them}
+first :: pick the first element of {them} / <take|take|get|find> the <first number|element at
+  index 0> of {them}
+last :: pick the last element of {them} / <take|take|get|find> the <last number|final element> of
+  {them}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #24cf23d8
+MORE_ENDS = ways(
+    "reduce",
+    """
+sum :: Total the {X} / Return what the {X} add up to / Add the {X} together / Sum up <all |>the
+  {X} / Return the <combined|overall> total of the {X} / Add up all <of |>the {X} :: add {R}
+  together / sum {R} / total {R} / sum up {R} / compute the <sum|total> of {R}
+product :: Multiply <all |all of |>the {X} together / Multiply the {X} with each other / Return
+  what <you get|comes out> <by multiplying|when you multiply> the {X} / Compute the product of
+  <all |>the {X} :: multiply {R} with each other / compute the product of {R} / find the product
+  of {R} / multiply all of {R} together
+count :: Determine the <number|count> of the {X} / Return the count of the {X} / Count all <of
+  |>the {X} / <Find|Compute> the number of <the |>{X} / <Tell|Work out> the number of the {X} ::
+  return how many <of them remain|there are> / count how many are left / count the remaining ones
+  / return the number of <those left|those that are left> / tell how many <are left|remain>
+max :: Return the <maximum|highest> of the {X} / <Find|Get|Pick> the <largest|highest|greatest> of
+  the {X} / Of the {X}, return the largest / Determine the maximum of the {X} ::
+  <find|pick|return> the <largest|highest|greatest> of {R} / determine the <maximum|largest> of
+  {R} / find the maximum of {R}
+min :: Return the <minimum|lowest> of the {X} / <Find|Get|Pick> the <smallest|lowest|least> of the
+  {X} / Of the {X}, return the smallest / Determine the minimum of the {X} :: <find|pick|return>
+  the <smallest|lowest|least> of {R} / determine the <minimum|smallest> of {R} / find the minimum
+  of {R}
+mean :: <Calculate|Find> the <average|mean> of the {X} / Return the <arithmetic |>mean of the {X}
+  / Divide the sum of the {X} by their number / Average the {X} :: <compute|find|calculate> the
+  <average|mean> of {R} / return the <arithmetic mean|average> of {R}
+span :: Return by how much the <largest|greatest> of the {X} exceeds the <smallest|least> /
+  Subtract the <smallest|least> from the <largest|greatest> of the {X} / Return the
+  <largest|greatest> minus the <smallest|least> of the {X} / Find how far apart the <largest and
+  the smallest|smallest and the largest> of the {X} are / Return the gap between the <smallest and
+  the largest|minimum and the maximum> of the {X} / Return the maximum minus the minimum of the
+  {X} :: return the <largest|greatest> of {R} minus the <smallest|least> / subtract the minimum of
+  {R} from the maximum / return the gap between the <minimum and the maximum|smallest and the
+  largest> of {R} / subtract the smallest of {R} from the <largest|greatest> / return the maximum
+  minus the minimum of {R} / return how far apart the <largest and the smallest|minimum and the
+  maximum> of {R} are
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #2860e638
+MORE_ENDS |= ways(
+    "reduce",
+    """
+distinct :: Count how many <different|distinct> values there are among the {X} / Return how many
+  <different|distinct> {X} there are / Count the {X}, each value only once / Return the number of
+  <distinct|different> values among the {X} / Count the <different|distinct> {X} :: count the
+  different values / return the number of <distinct|different> values / count how many different
+  values there are / tell how many distinct values <remain|there are>
+first :: <Get|Pick|Take> the first of the {X} / Find the first one among the {X} / Return the
+  first one <of|among> the {X} / Return the very first of the {X} :: <take|pick|find> the <very
+  |>first of {R} / return the very first of {R} / keep only the first of {R}
+last :: <Get|Pick|Take> the last of the {X} / Find the last one among the {X} / Return the last
+  one <of|among> the {X} / Return the very last of the {X} :: <take|pick|find> the <very |>last of
+  {R} / return the <very last|last one> of {R} / keep only the last of {R}
+longest :: <Get|Pick> the longest of the {X} / Of the {X}, return the longest / Return the one of
+  the {X} with the most letters / Return the one of the {X} that has the most letters ::
+  <find|pick|take> the longest of {R} / return the longest one of {R} / keep only the longest of
+  {R}
+shortest :: <Get|Pick> the shortest of the {X} / Of the {X}, return the shortest / Return the one
+  of the {X} with the fewest letters / Return the one of the {X} that has the fewest letters ::
+  <find|pick|take> the shortest of {R} / return the shortest one of {R} / keep only the shortest
+  of {R}
+alphabetical :: Return the first of the {X} in alphabetical order / Find the alphabetically first
+  of the {X} / Of the {X}, return the <alphabetically first|first in alphabetical order> / Return
+  the one of the {X} that is first <alphabetically|in alphabetical order> :: find the
+  alphabetically first of {R} / return the first of {R} in alphabetical order / take the
+  alphabetically first of {R} / return the one of {R} that comes first alphabetically
+total_length :: Return the sum of the lengths of the {X} / Return how many letters the {X} have
+  <in total|together> / Count the letters of all the {X} together / Compute the <total|combined>
+  length of the {X} :: return the sum of the lengths of {R} / add up the lengths of {R} / compute
+  the combined length of {R} / return the combined length of {R}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #b05623c8
+MORE_ENDS |= ways(
+    "list",
+    """
+list :: <Gather|Put> <all |>the {X} in a list / Return all <of |>the {X} in a list / List <all
+  |>the {X} / <Make|Build> a list of <all |>the {X} / Return the {X} in a list<, in their original
+  order|> / Return a list that <contains|consists of> the {X} / Collect <all of |all >the {X} in a
+  list :: put {R} <into|in> a list / gather {R} in a list / return {R} in a list / make a list of
+  {R} / return the list of {R} / build a list of {R} / return a list <that contains|with> {R}
+sorted :: Return the {X} as a sorted list / Sort the {X} in ascending order / Return the {X} in
+  sorted order / Return a list of the {X} in ascending order / Arrange the {X} in ascending order
+  / List the {X} in <ascending|sorted> order / Return a list of the {X}, sorted in ascending order
+  :: put {R} in ascending order / return <a|the> sorted list of {R} / arrange {R} in ascending
+  order / return {R} <as a sorted list|in sorted order> / sort {R} in ascending order / return a
+  list of {R} in ascending order
+descending :: Return a list of the {X} in descending order / Sort the {X} in descending order /
+  Arrange the {X} in descending order / List the {X} in descending order / Return a list of the
+  {X}, sorted in descending order :: put {R} in descending order / arrange {R} in descending order
+  / return a list of {R} in descending order / return {R} sorted in descending order
+reversed :: Return the {X} in reverse order / Return the {X} as a list <from last to first|in
+  reverse order> / Put the {X} into a list in reverse order / List the {X} <backwards|in reverse
+  order> / Return a list of the {X}, the last one first / Return a reversed list of the {X} ::
+  return {R} as a list <from last to first|in reverse order> / list {R} <from last to first|in
+  reverse order> / put {R} into a list <from last to first|in reverse order|in reversed order> /
+  return a reversed list of {R} / return a list of {R}, the last one first
+unique :: <List|Return> the distinct {X} in order of first appearance / Return a list of the {X},
+  each value only <once, at its first place|once and where it first occurs> / Collect the {X} in a
+  list, <skipping|leaving out|ignoring> <values that are already in it|values already there|what
+  it already has> / Return the {X} as a list, <leaving out|without|dropping>
+  <repetitions|repeats|duplicates> of <earlier ones|values before them> / List the {X} in <the
+  order given|their order>, but <drop|leave out> every <repetition|later duplicate> :: collect {R}
+  in a list, <skipping|leaving out|ignoring> <values that are already in it|values already
+  there|what it already has> / return {R} as a list, <leaving out|without|dropping>
+  <repetitions|repeats|duplicates> of <earlier ones|values before them> / list {R} in the given
+  order, each value <only once|just once|once> / return a list of {R} with every <repetition|later
+  duplicate> <dropped|left out>
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #1cc190fd
+MORE_ENDS |= ways(
+    "list",
+    """
+sorted_set :: Return the distinct {X} as a sorted list / Sort the <distinct|different> {X} /
+  Return the {X} in ascending order, each value <only |>once / Return a sorted list of the {X}
+  without duplicates / List the different {X} in ascending order / Return the {X} <without
+  duplicates and sorted|sorted and without duplicates> :: return the different <results|values> in
+  ascending order / sort the <distinct|different> <results|values> / return {R} in ascending order
+  without duplicates / return {R} as a sorted list without duplicates / return each different
+  <result|value> once, in ascending order / sort {R}, keeping each value only once / return a
+  sorted list of the <distinct|different> <results|values>
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #2476fc85
+MORE_ENDS |= ways(
+    "text",
+    """
+concat :: <String|Put> the {X} together <into|to form> one string / Return the {X} joined
+  <into|to> one string / Join the {X} without <anything|a separator> in between / Return the {X},
+  joined without <spaces|separators> :: put {R} together into one string / join {R} without <a
+  separator|anything in between> / return {R} joined into one string / string {R} together
+join_space :: Join the {X} with <single |>spaces / Return the {X} as one string with <single
+  |>spaces in between / Return one string with the {X} separated by <single |>spaces / Put the {X}
+  into one string, separated by spaces :: join {R} with single spaces / return {R} as one string
+  separated by spaces / return one string of {R} with <single |>spaces in between / join {R} by
+  spaces
+join_comma :: Join the {X} with a comma and a space / Return the {X} as one string with ", " in
+  between / Join the {X} by ", " / Build one string of the {X} with a comma and a space between
+  each two :: join {R} <by|with> ", " / return one string of {R} with ", " in between / return {R}
+  as one string, separated by a comma and a space
+join_dash :: Join the {X} <with dashes|by '-'|with '-' in between> / Return the {X} as one string
+  with dashes in between / Put the {X} into one string, separated by '-' :: join {R} with <'-'|a
+  dash> in between / return {R} as one string separated by <dashes|'-'> / return one string of {R}
+  with <dashes|'-'> in between
+text :: <Put|Join> the {X} together into one string / Make one string of the {X} / Join the {X}
+  into a string / Return a string that consists of the {X} / Return the {X}, joined into one
+  string :: put {R} together into one string / make one string of {R} / return a string of {R} /
+  join {R} into one string / <return|build> the string that they form / return {R} joined into
+  <a|one> string
+reversed_text :: Return the {X} from last to first as one string / Build one string of the {X} in
+  reverse order / Join the {X} into a string, <the last one first|in reverse order> :: join {R}
+  into one string in reverse order / return {R} as one string, the last one first / put {R}
+  together into one string <from last to first|in reverse order>
+sorted_text :: Return the {X} as one string in sorted order / Build one string of the {X} in
+  sorted order / Join the {X} into one string in sorted order / Return a string of the sorted {X}
+  :: return a string of {R} in sorted order / join {R} into one string in sorted order / sort {R}
+  and join {R} into one string
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #91903acb
+MORE_ENDS |= ways(
+    "dict",
+    """
+tally :: Build a dictionary from each of the {X} to <the number of times it occurs|its count> /
+  Tally the {X} in a dictionary from each <value|one> to <its count|the number of times it occurs>
+  / <Return|Make> a dictionary from each of the {X} to how often it occurs / Return the counts of
+  the {X} as a dictionary / Map each of the {X} to <how often it occurs|its count> and return the
+  dictionary / Return a dictionary with the {X} as keys and <how often each occurs|their counts>
+  as values :: return a dictionary from each <result|value> to <its count|how often it occurs|the
+  number of times it occurs> / tally {R} in a dictionary / count in a dictionary how often each
+  <result|value> occurs / map each <result|value> to <how often it occurs|its count> and return
+  the dictionary / return the counts of <the different|all the different|the distinct> values as a
+  dictionary / build a dictionary that says how often each <result|value> occurs
+pick :: Return a new dictionary that has only the {X}<|, with their values> / Build a dictionary
+  of only the {X} and their values / Drop all <but|except> the {X} and return the new dictionary /
+  Return a dictionary with just the {X} <and|together with> their values
+group_by :: Return a dictionary in which the {X} are grouped <in lists |>by their {n} / Group the
+  {X} in a dictionary from {n} to list / Return a dictionary from each {n} to <a|the> list of the
+  {X} with that {n} / Divide the {X} into groups by their {n} and return a dictionary from {n} to
+  list / Put the {X} with the same {n} into one list and return a dictionary from {n} to list
+count_by :: Return a dictionary that says for each {n} how many of the {X} have it / Tally the {X}
+  by their {n} in a dictionary / Count for each {n} how many of the {X} have it, in a dictionary /
+  Build a dictionary from each {n} to <the count|the number> of the {X} with that {n}
+table :: Map each of the {X} to its {n} and return the dictionary / Return a dictionary with the
+  {X} as keys and the {n} of each as <its |the >value / Return a dictionary from each of the {X}
+  to its {n} / Make a dictionary that <gives|says|holds> the {n} of each of the {X}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #d47e274c
+MORE_ENDS |= ways(
+    "question",
+    """
+any :: Return whether any of the {X} {C} / Check whether there is one that {C} among the {X} /
+  Return True if at least one of the {X} {C}, and False otherwise / Tell whether any of the {X}
+  {C}
+all :: Return whether all <of |>the {X} {P} / Check that <each of|every one of> the {X} {C} /
+  Return True if <each|every one> of the {X} {C}, and False otherwise / Tell whether <each|every
+  one> of the {X} {C}
+none :: Return whether none of the {X} {C} / Return False if any of the {X} {C}, and True
+  otherwise / Return True if not one of the {X} {C}, and False otherwise / Tell whether none of
+  the {X} {C}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #999dd769
+MORE_ENDS |= ways(
+    "list",
+    """
+sort_by :: Return the {X} as a list<,|> sorted by their {n} / Return the {X} in ascending order of
+  their {n} / Arrange the {X} in ascending order of their {n} / Sort the {X} in ascending order by
+  {n} / Return a list of the {X} in ascending order of their {n}
+sort_down_by :: Return the {X} in descending order of their {n} / Arrange the {X} by {n} in
+  descending order / Sort the {X} in descending order of their {n} / Return the {X} as a list,
+  sorted by {n} in descending order
+""",
+)
+MORE_ENDS |= ways(
+    "reduce",
+    """
+max_by :: Return the one of the {X} that has the <largest|greatest> {n} / Of the {X}, return the
+  one whose {n} is largest / Of the {X}, return the one with the <largest|greatest> {n} / Find out
+  which of the {X} has the largest {n} and return it
+min_by :: Return the one of the {X} that has the <smallest|least> {n} / Of the {X}, return the one
+  whose {n} is smallest / Of the {X}, return the one with the <smallest|least> {n} / Find out
+  which of the {X} has the smallest {n} and return it
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #eca1aa8d
+MORE_PLACES = ways(
+    "list_int",
+    """
+even_index :: at even <indexes|positions (counted from 0)>{in}
+odd_index :: at odd <indexes|positions (counted from 0)>{in}
+first_k :: <among|within> the first {k} <elements|entries> of {P}
+skip_k :: after the first {k} <elements|entries> of {P} / from index {k} of {P} on
+inner :: <between|strictly between> the first and the last <element|entry> of {P} / in {P} without
+  its first and <its |>last <element|entry> / after the first and <before|ahead of> the last
+  <element|entry> of {P}
+changes :: from each <element|entry> of {P} to the <next|one after it|following one> / from one
+  <element|entry> of {P} to the next
+neighbour_sums :: of <each|every> <element|entry> of {P} and the <next|one after it|following one>
+  / of <each two|every two|two> neighbouring <elements|entries> <of|in> {P}
+index_products :: of <each|every> <element|entry> of {P} and its <index|position (counted from 0)>
+neighbours :: of <neighbouring elements|neighbouring entries|direct neighbours> <of|in> {P} / of
+  an <element|entry> of {P} and the <next one|one after it|following one> / of <an element|a
+  number> <of|in> {P} and its right neighbour / of a number <of|in|from> {P} and the <number|one>
+  <after it|that follows it>
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #4316a490
+MORE_PLACES |= {
+    ("list_str", name): MORE_PLACES["list_int", name]
+    for name in ("even_index", "first_k", "skip_k")
+}
+
+# %% ../nbs/00h_blocks.ipynb #8ad93781
+MORE_PLACES |= ways(
+    "two_lists",
+    """
+zip :: of elements at <the same index|equal indexes|the same position|matching positions> of {P}
+  and {Q} / of an element of {P} and <the one|the element> <at the same index|at the same
+  position> of {Q} / <formed|made> <index by index|position by position> from {P} and {Q} / of a
+  number <of|in|from> {P} and the number <at the same index|at the same place> <of|in> {Q} / of
+  <numbers|entries> at <the same|each> index of {P} and {Q} / of a number from {P} and its
+  counterpart <at the same index |>in {Q}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #d8d7313e
+MORE_PLACES |= ways(
+    "str",
+    """
+even_index :: at even <indexes|positions (counted from 0)> of {P}
+first_k :: <among|within> the first {k} characters of {P}
+skip_k :: after the first {k} characters of {P} / from index {k} of {P} on
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #fed9f95f
+MORE_PLACES |= ways(
+    "int",
+    """
+up_to :: from 1 <to|up to> {P} (inclusive) / between 1 and {P} (inclusive) / from 1 <up to and
+  including|to, and including,> {P} / from 1 (included) to {P} (included)
+below :: from 0 (included) to {P} (excluded) / between 0 (included) and {P} (excluded) / from 0 up
+  to <but not including|and without> {P} / from 0 to one below {P}
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #1425f45d
+MORE_PLACES |= ways(
+    "grid",
+    """
+cells :: in <all|the> rows of {P} / in the cells of {P}
+first_column :: in the <first|leftmost> column of {P}
+diagonal :: on the main diagonal of {P} <(from top left to bottom right)|>
+""",
+)
+
+# %% ../nbs/00h_blocks.ipynb #75594ca8
+def _with_more(plain: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    "Both; of the plain texts, which have no choices, only those of fewer than seven words."
+    short = tuple(text for text in plain if len(text.split()) < 7)
+    return short + more if more else plain
+
+# %% ../nbs/00h_blocks.ipynb #8742babe
+def said_more(
+    block: Predicate | Map | End | View,
+    rng: Random,  # chooses where a view finds its elements
+) -> Predicate | Map | End | View:
+    "The block with more ways to say it; a view with one of them."
+    if isinstance(block, View):
+        places = MORE_PLACES.get((block.source, block.name), [()])[0]
+        chosen = rng.choice([block.where, *(f" {place}" for place in places)])
+        return replace(block, where=chosen.replace(" {in}", "{in}"))
+    if isinstance(block, End):
+        phrases, then = [*MORE_ENDS.get((block.kind, block.name), []), (), ()][:2]
+        phrases, then = _with_more(block.phrases, phrases), _with_more(block.then, then)
+        return replace(block, phrases=phrases, then=then)
+    if isinstance(block, Map):
+        verbs = MORE_VERBS.get((block.takes, block.name), [()])[0]
+        return replace(block, verbs=_with_more(block.verbs, verbs))
+    clauses = MORE_CLAUSES.get((block.takes, block.name), [()])[0]
+    return replace(block, clauses=_with_more(block.clauses, clauses))

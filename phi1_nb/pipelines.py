@@ -7,9 +7,10 @@ __all__ = ['WORDS', 'ROW_MAPS', 'PREDICATES', 'MAPS', 'PAIR_VIEWS', 'DICT_VIEWS'
            'COURSES', 'draw_int', 'draw_word', 'Used', 'use', 'Plan', 'composition', 'family', 'Walk', 'map_code',
            'condition_code', 'walk', 'apply_end', 'comprehension_body', 'loop_body', 'negated', 'steps_body',
            'recursion_body', 'Speech', 'speech', 'noun_phrase', 'nominal', 'procedure', 'voiced', 'summary',
-           'sentences', 'function_name', 'keyed_end', 'keyed_comprehension', 'sort_by_pairs', 'ends_for', 'draw_noun',
-           'draw_key', 'draw_filter', 'draw_plan', 'with_end', 'Course', 'in_course', 'draw_in_course', 'return_type',
-           'data_arguments', 'data_drawer', 'used_constant', 'about_parameter', 'draft', 'with_imports', 'bodies_of']
+           'in_more_words', 'direct', 'sentences', 'function_name', 'keyed_end', 'keyed_comprehension', 'sort_by_pairs',
+           'ends_for', 'draw_noun', 'draw_key', 'draw_filter', 'draw_plan', 'with_end', 'Course', 'in_course',
+           'draw_in_course', 'return_type', 'data_arguments', 'data_drawer', 'used_constant', 'about_parameter',
+           'draft', 'with_imports', 'bodies_of']
 
 # %% ../nbs/00i_pipelines.ipynb #1fa7ff60
 import re
@@ -49,8 +50,12 @@ from phi1_nb.blocks import (
     fill,
     maps,
     plural_clause,
+    reworded,
+    said_more,
     views,
 )
+
+# %% ../nbs/00i_pipelines.ipynb #c6074bc6
 from .teacher import LAYOUTS, Draft, Dropped, finished
 
 # %% ../nbs/00i_pipelines.ipynb #89087b13
@@ -535,6 +540,7 @@ class Speech:
     one: str  # "price"
     many: str  # "prices"
     where: str  # " in `prices`"
+    wide: bool = False  # whether there are more ways to say it, with choices in them
 
     def each(self) -> str:
         "One of them, as the object of a verb."
@@ -582,7 +588,8 @@ def noun_phrase(
             whose = f"whose {fill(key.block.noun, '', key.words)}"
             relative.append(f"{whose} {_clause(used, rng, plural=False)}")
         elif block.takes == "pair":
-            relative.append(f"in which {fill(block.clauses[0], '', used.words)}")
+            clause = rng.choice(block.clauses) if said.wide else block.clauses[0]
+            relative.append(f"in which {fill(clause, '', used.words)}")
         elif replaces and many == said.many and not adjectives and rng.random() < 0.8:
             many = block.adjective[1:]
         elif block.adjective and not replaces and rng.random() < 0.75:
@@ -599,6 +606,8 @@ def noun_phrase(
     text, related = " ".join([*adjectives, many, *reduced]) + said.where, " and ".join(relative)
     if related.count("that ") == 2:
         related = related.replace(" and that ", " and ")
+    if said.wide:
+        related = related.replace("that ", "<that|that|which> ", 1)
     return f"{text} {related}" if related else text
 
 # %% ../nbs/00i_pipelines.ipynb #971b3750
@@ -620,7 +629,10 @@ def nominal(
         )
     sentence = rng.choice(plan.end.phrases).replace("{X}", phrase)
     if plan.question:
-        asked = rng.choice(plan.question.block.clauses)
+        clauses = plan.question.block.clauses
+        if said.wide:
+            clauses = [text for text in clauses if not re.search(r"\bnot?\b", text)] or clauses
+        asked = rng.choice(clauses)
         if plan.question.key:
             noun = fill(plan.question.key.block.noun, "", plan.question.key.words)
             single = plural = f"has a {noun} that {fill(asked, '', plan.question.words)}"
@@ -630,6 +642,32 @@ def nominal(
             plural = fill(plural_clause(asked), "", plan.question.words)
         sentence = sentence.replace("{C}", single).replace("{P}", plural)
     return sentence
+
+# %% ../nbs/00i_pipelines.ipynb #1e86ecbc
+_TAKES = ("Take", "Keep only", "Select", "Find")
+_MORE_TAKES = (
+    *_TAKES, "Consider only", "Use only", "Look only at", "Pick out", "Choose", "Start with", "Get",
+)  # fmt: skip
+
+
+def _them(said: Speech, rng: Random) -> str:
+    "The elements that were taken, one by one."
+    more = ("every one of them", "every one", "each of these")
+    return rng.choice(("each of them", "each one", *(more if said.wide else ())))
+
+
+def _joined(steps: list[str], last: str, said: Speech, rng: Random) -> str:
+    "The steps and the end as one sentence."
+    if said.wide:
+        then = rng.choice((" and", ", then", "; then", " and then"))
+        if len(steps) > 1 and rng.random() < 0.4:
+            first, *others = steps
+            steps = [f"First {first[0].lower()}{first[1:]}", *others]
+        between = rng.choice((", ", ", ", ", then ")) if then != ", then" else ", "
+        return f"{between.join(steps)}{then} {last}"
+    if len(steps) == 1:
+        return f"{steps[0]} and {last}"
+    return f"{', '.join(steps)}{rng.choice((' and', ', and'))} {last}"
 
 # %% ../nbs/00i_pipelines.ipynb #249c9aaf
 def procedure(
@@ -642,20 +680,23 @@ def procedure(
         return None
     steps = []
     if plan.filters:
-        steps.append(
-            f"{rng.choice(('Take', 'Keep only', 'Select', 'Find'))} the {noun_phrase(plan, said, rng)}"
-        )
+        take = rng.choice(_MORE_TAKES if said.wide else _TAKES)
+        steps.append(f"{take} the {noun_phrase(plan, said, rng)}")
     if plan.map:
-        them = rng.choice(("each of them", "each one")) if plan.filters else said.each()
+        them = _them(said, rng) if plan.filters else said.each()
         verb = fill(rng.choice(plan.map.block.verbs), "", plan.map.words | {"them": them})
+        verb = reworded(verb, rng)
         steps.append(verb if steps else verb[0].upper() + verb[1:])
     if plan.after:
         steps.append(f"keep only the results that {_clause(plan.after, rng, plural=True)}")
     results = "what is left" if plan.after else "the results" if plan.map else "them"
+    if said.wide:
+        results = {
+            "the results": "the <results|outcomes|new values>",
+            "them": "<them|them|these>",
+        }.get(results, results)
     last = rng.choice(plan.end.then).replace("{R}", results)
-    if len(steps) == 1:
-        return f"{steps[0]} and {last}"
-    return f"{', '.join(steps)}{rng.choice((' and', ', and'))} {last}"
+    return _joined(steps, last, said, rng)
 
 # %% ../nbs/00i_pipelines.ipynb #ecafcc8a
 _THIRD = {
@@ -723,6 +764,45 @@ def summary(
     needless = plan.end.name in ("all", "none", "product") and rng.random() < 0.5
     return sentence if needless or not empty else f"{sentence} {empty}"
 
+# %% ../nbs/00i_pipelines.ipynb #86115434
+def in_more_words(
+    plan: Plan,
+    rng: Random,
+) -> Plan:
+    "The plan with all the ways to say its blocks and its end."
+
+    def more(used: Used | None) -> Used | None:
+        return used and replace(used, block=said_more(used.block, rng), key=more(used.key))
+
+    noun = {"n": fill(plan.key.block.noun, "", plan.key.words)} if plan.key else {}
+    end = said_more(plan.end, rng)
+    return replace(
+        plan,
+        view=more(plan.view),
+        filters=[more(used) for used in plan.filters],
+        map=more(plan.map),
+        after=more(plan.after),
+        question=more(plan.question),
+        end=replace(end, phrases=tuple(fill(phrase, "", noun) for phrase in end.phrases)),
+    )
+
+# %% ../nbs/00i_pipelines.ipynb #ddc39646
+def direct(
+    plan: Plan,
+    said: Speech,
+    rng: Random,
+) -> str | None:
+    "The map done to the filtered elements at once; `None` where that can't be said."
+    if not (plan.filters and plan.map and plan.end.then) or plan.after:
+        return None
+    verbs = [verb for verb in plan.map.block.verbs if verb.endswith("{them}")]
+    if not verbs:
+        return None
+    them = f"<each|every one> of the {noun_phrase(plan, said, rng)}"
+    verb = reworded(fill(rng.choice(verbs), "", plan.map.words | {"them": them}), rng)
+    last = rng.choice(plan.end.then).replace("{R}", "the <results|outcomes|new values>")
+    return _joined([verb[0].upper() + verb[1:]], last, said, rng)
+
 # %% ../nbs/00i_pipelines.ipynb #cb36bb20
 def sentences(
     plan: Plan,
@@ -730,13 +810,14 @@ def sentences(
     rng: Random,
 ) -> tuple[str, list[str]]:
     "What the function does as a plain order, and notes on the case of no elements."
-    said = speech(plan, arguments, rng)
-    forms = [nominal, procedure] if rng.random() < 0.6 else [procedure, nominal]
-    order = forms[0](plan, said, rng) or forms[1](plan, said, rng)
+    wide = in_more_words(plan, rng)
+    said = replace(speech(wide, arguments, rng), wide=True)
+    forms = rng.choice(([nominal, procedure], [procedure, nominal], [direct, nominal, procedure]))
+    order = next(filter(None, (form(wide, said, rng) for form in forms)))
     empty = plan.end.empty.replace("{d}", plan.default)
     needless = plan.end.name in ("all", "none", "product") and rng.random() < 0.5
     notes = [] if needless or not empty else empty.rstrip(".").split("; ")
-    return f"{order}.", [f"{note[0].upper()}{note[1:]}." for note in notes]
+    return f"{reworded(order, rng)}.", [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 # %% ../nbs/00i_pipelines.ipynb #da7fc52b
 def function_name(
