@@ -132,19 +132,23 @@ def draw_effects(
             better = "higher" if metric.endswith("pass@1") else "lower"
             axis.set_xlabel(f"{label} ({better} is better)", fontsize=7)
             axis.tick_params(labelsize=7)
+            axis.locator_params(axis="x", nbins=4)
     figure.tight_layout()
     return figure
 
 # %% ../nbs/06p_effects.ipynb #6b0d549b
+_UNFILTERED = "raw corpus", "random subset"
+
+
 def filter_said(
-    table: pd.DataFrame,  # of `effects`, with the arm "raw corpus"
+    table: pd.DataFrame,  # of `effects`, with the arms "raw corpus" and "random subset"
 ) -> str:
     "Sentences: what filtering did to each metric, and whether that agrees with the paper."
     score = filter_effect().set_index("data").pass_at_1
     raw, kept = score["unfiltered Stack + StackOverflow"], score["filtered"]
     lines = [f"In the paper, filtering takes HumanEval at 350M from {raw}% to {kept}%."]
-    rows = table[(table.study == "filter") & (table.arm == "raw corpus")]
-    for row in rows.to_dict("records"):
+    arms = [table[(table.study == "filter") & (table.arm == arm)] for arm in _UNFILTERED]
+    for row in pd.concat(arms).to_dict("records"):
         sign = -1 if row["metric"].endswith("pass@1") else 1
         better = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
         verdict = "undecided"
@@ -153,8 +157,9 @@ def filter_said(
         elif better[1] < 0:
             verdict = "contradicts the paper"
         lines.append(
-            f"{row['model']}, {row['metric']}: filtering gains {sign * row['difference']:+.3f} "
-            f"({better[0]:+.3f} to {better[1]:+.3f}, {row['seeds']} seeds): {verdict}."
+            f"{row['model']}, {row['metric']}: over the {row['arm']}, filtering gains "
+            f"{sign * row['difference']:+.3f} ({better[0]:+.3f} to {better[1]:+.3f}, "
+            f"{row['seeds']} seeds): {verdict}."
         )
     return "\n".join(lines)
 
