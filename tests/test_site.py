@@ -223,6 +223,30 @@ def test_the_readme_tells_the_numbers_of_the_committed_run():
     assert f"{bits['raw_code'] - bits['codetextbook']:.2f} bits per byte" in told
 
 
+def test_pages_tell_the_numbers_of_the_ablations():
+    table = pd.read_csv(ROOT / "results" / "nano" / "data_ablation.csv")
+    table = table.set_index(["arm", "model", "metric"])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "nbs" / "06p_effects.ipynb").read_text(encoding="utf-8")
+    solved = {arm: table.loc[arm, "finetuned", "heldout_pass@1"] for arm in ("all", *ABLATED)}
+    half = solved["half the families"]
+    points = [abs(round(100 * half[f"difference_{end}"])) for end in ("high", "low")]
+    whole = f"from {solved['all']['mean']:.0%} to {half['mean']:.0%}"
+    assert f"{whole} (three seeds, difference {points[0]} to {points[1]} points)" in readme
+    assert whole in page and f"({points[0]} to {points[1]})" in page
+    seeds = [f"{solved['without textbooks'][f'seed{seed}']:.0%}" for seed in range(3)]
+    assert "{}, {} and {}".format(*seeds) in readme
+    random = table.loc["random subset", "pretrained", "humaneval_bits_per_byte"]
+    bits = [f"{random[f'difference{end}']:.2f}" for end in ("", "_low", "_high")]
+    for told in (readme, page):
+        assert "by {} bits per byte ({} to {})".format(*bits) in told
+    for arm in ("all", "offline teacher alone"):
+        assert f"{table.loc[arm, 'finetuned', 'humaneval_bits_per_byte']['mean']:.2f}" in page
+
+
+ABLATED = ("half the families", "without textbooks", "without execution")
+
+
 def test_the_readme_lists_every_notebook():
     told = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [
