@@ -22,7 +22,8 @@ from phi1_nb import generation
 from phi1_nb.cache import KVCache
 from phi1_nb.config import SCALES
 from phi1_nb.generation import generate
-from phi1_nb.humaneval import evaluate_set, heldout_problems
+from phi1_nb.humaneval import as_decoding, evaluate_set, heldout_problems
+from phi1_nb.models import from_phi
 from phi1_nb.precision import with_weights
 from phi1_nb.terminal import load
 
@@ -52,14 +53,12 @@ def main():
     forms["fp16 cache"] = model
     heldout = heldout_problems(how.exercises)
     sets = {"heldout": heldout, "humaneval": list(read_problems().values())}
-    solved = {}
+    solved, decoding = {}, as_decoding(SCALES["nano"].evaluation)
     for name, problems in sets.items():
         for kind, form in forms.items():
             out = Path(tempfile.mkdtemp())
             with caching(kind):
-                rows, _ = evaluate_set(
-                    form, tokenizer, name, problems, SCALES["nano"].evaluation, 0, out
-                )
+                rows, _ = evaluate_set(from_phi(form, tokenizer), name, problems, decoding, out)
             solved[name, kind] = round(rows[0]["value"] * len(problems))
             print(name, kind, solved[name, kind], "of", len(problems), flush=True)
     prompts = [tokenizer.encode(problem["prompt"])[-127:] for problem in heldout]

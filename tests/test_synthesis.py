@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,15 @@ def test_the_data_that_a_stage_reads_are_part_of_its_key(monkeypatch, tmp_path):
     assert synthesis._shipped("first") == first and synthesis._shipped("whole") != whole
     (package / "data" / "lm_textbooks.jsonl.gz").write_bytes(b"")
     assert synthesis._shipped("first") != first
+
+
+def test_docstrings_can_be_kept_apart_over_a_whole_set():
+    def share(apart: int) -> float:
+        stream = synthesis.exercises_of(0, Counter(), 500, "whole", apart=apart)
+        made = [exercise.prompt for exercise in islice(stream, 500)]
+        stream.close()
+        return shared_run_share(made)
+
+    assert share(500) == 0 and share(0) > 0.2
+    with pytest.raises(ValueError, match="apart is -1"):
+        synthesis.main(apart=-1)
