@@ -119,19 +119,19 @@ def draw_arms(
 def draw_effects(
     table: pd.DataFrame,  # of `effects`
 ) -> Figure:
-    "A row of panels for each study, one for each of `METRICS`."
+    "A column of panels for each study, one for each of `METRICS`."
     studies = list(dict.fromkeys(table.study))
-    size = (2.6 * len(METRICS), 2.4 * len(studies))
+    size = (4.2 * len(studies), 1.9 * len(METRICS))
     figure, axes = plt.subplots(
-        len(studies), len(METRICS), figsize=size, sharey="row", squeeze=False
+        len(METRICS), len(studies), figsize=size, sharey="col", squeeze=False
     )
-    for line, study in zip(axes, studies, strict=True):
-        for axis, ((model, metric), label) in zip(line, METRICS.items(), strict=True):
+    for line, ((model, metric), label) in zip(axes, METRICS.items(), strict=True):
+        for axis, study in zip(line, studies, strict=True):
             chosen = (table.study == study) & (table.model == model) & (table.metric == metric)
             draw_arms(axis, table[chosen])
             better = "higher" if metric.endswith("pass@1") else "lower"
-            axis.set_xlabel(f"{label} ({better} is better)", fontsize=7)
-            axis.tick_params(labelsize=7)
+            axis.set_xlabel(f"{label} ({better} is better)", fontsize=8)
+            axis.tick_params(labelsize=8)
             axis.locator_params(axis="x", nbins=4)
     figure.tight_layout()
     return figure
