@@ -33,7 +33,6 @@ from phi1_nb.blocks import (
     WORD_PREDICATES,
     fill,
     plural_clause,
-    reworded,
 )
 from .pipelines import WORDS, Used, condition_code, map_code, negated, use
 from .teacher import Draft, Dropped, finished
@@ -261,10 +260,6 @@ def _check_places(family: Family) -> None:
     said += tuple(text for argument in family.arguments for text in argument.about)
     known = {argument.key for argument in family.arguments} | set(family.options)
     known |= {f"{letter}1" for letter in letters}
-    words = [o.words for v in family.options.values() if not isinstance(v, str) for o in v]
-    for text in (*said, *words):
-        torn = re.search(r"\w\|\w", re.sub(r"<[^<>]*>|`[^`]*`", "", text))
-        _check(not torn, f"a choice outside <> in {text!r}", "write it as <one|another>")
     for text in said:
         unknown = set(re.findall(r"\{(\w*)\}", text)) - known
         _check(not unknown, f"{sorted(unknown)} in {text!r}", "no option or argument has this name")
@@ -497,12 +492,12 @@ def renamed(
 
 # %% ../nbs/00l_families.ipynb #f3441997
 def filled_sentence(
-    text: str,  # with choices, and places: {readings}, {side}, {P}, {P1}
+    text: str,  # with places like {readings}, {side}, {P}, {P1}
     chosen: dict[str, Option | Used],  # by the options' names
     names: dict[str, str],  # of the arguments, in backticks if the style has them
     rng: Random,  # chooses among a predicate's clauses
 ) -> str:
-    "The sentence with its choices made and its places filled."
+    "The sentence with its places filled."
 
     def put(match: re.Match) -> str:
         key = match[1]
@@ -511,13 +506,13 @@ def filled_sentence(
         single = key not in chosen
         part = chosen[key[:-1] if single else key]
         if isinstance(part, Option):
-            return reworded(part.words, rng)
+            return part.words
         if not hasattr(part.block, "clauses"):
             return fill(part.block.noun, "", part.words)
         clause = rng.choice(part.block.clauses)
         return fill(clause if single else plural_clause(clause), "", part.words)
 
-    return re.sub(r"\{(\w+)\}", put, reworded(text, rng))
+    return re.sub(r"\{(\w+)\}", put, text)
 
 # %% ../nbs/00l_families.ipynb #389d253d
 def _name(family: Family, chosen: dict[str, Option | Used], first: str, rng: Random) -> str:
@@ -604,7 +599,6 @@ def _with_imports(bodies: list[str], imports: str) -> tuple[list[str], str]:
 # %% ../nbs/00l_families.ipynb #5607671a
 def _written(family: Family, chosen: dict, said: dict[str, str], text: str, rng: Random) -> str:
     "A sentence with its places filled; it begins with a capital unless a name comes first."
-    text = reworded(text, rng)
     made, begins = filled_sentence(text, chosen, said, rng), re.match(r"\{(\w+)\}", text)
     return made if begins and begins[1] in said else made[0].upper() + made[1:]
 

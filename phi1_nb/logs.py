@@ -131,11 +131,15 @@ def monitor_writer(
 
 def _continued(folder: Path, start: int) -> list[str]:
     "The names of DeepSpeed's CSV files, each with its header and its rows up to step `start`."
-    paths = sorted(folder.glob("*.csv"))
-    for path in paths:
-        header = path.read_text().partition("\n")[0].strip()
-        Log(path, tuple(header.split(",")), start).close()
-    return [path.stem for path in paths]
+    names = []
+    for path in sorted(folder.glob("*.csv")):
+        header, ended, _ = path.read_text().partition("\n")
+        if ended:
+            Log(path, tuple(header.split(",")), start).close()
+            names.append(path.stem)
+        else:
+            path.unlink()  # a kill left it without a header
+    return names
 
 
 def _start_wandb(place: Path, own: dict[str, str]) -> None:

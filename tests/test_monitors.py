@@ -79,5 +79,8 @@ def test_rows_behind_the_checkpoint_leave_deepspeeds_csv(run, tmp_path):  # noqa
     path = folder / "monitor" / "run" / "train_loss.csv"
     whole = path.read_text()
     path.write_text(whole + "7,3.25\n8,3.")
-    assert "train_loss" in monitor_writer("csv", folder, 6).csv_monitor.filenames
+    torn = path.with_name("train_lr.csv")
+    torn.write_text("st")
+    names = monitor_writer("csv", folder, 6).csv_monitor.filenames
+    assert "train_loss" in names and "train_lr" not in names and not torn.exists()
     assert path.read_text() == whole.replace("\r\n", "\n")
