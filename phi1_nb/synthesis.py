@@ -325,12 +325,11 @@ def compared(
 
 # %% ../nbs/01b_synthesis.ipynb #95ea75d5
 def _shipped(course: str) -> str:
-    "A digest of what the package ships and this stage reads: recorded answers, families if asked."
+    "A digest of what the package ships and this stage reads: recorded answers; a wide course more."
     data = files("phi1_nb") / "data"
     names = ["lm_exercises.jsonl.gz", "lm_textbooks.jsonl.gz"]
-    families = sorted(Path(str(data / "families")).glob("*.yaml"))
-    read = families if COURSES[course].family_share else []
-    paths = [*read, *(data / name for name in names)]
+    wide = sorted(Path(str(data)).glob("*/*.yaml")) if COURSES[course].wide else []
+    paths = [*wide, *(data / name for name in names)]
     return digest([[path.name, path.read_bytes().hex()] for path in paths])
 
 
