@@ -44,7 +44,7 @@ class Option:
 
     id: str  # as in compositions
     code: str  # what stands in a program
-    words: str  # what stands in a sentence
+    words: tuple[str, ...]  # what stands in a sentence; one of them is drawn
     slug: str  # what stands in a function's name
     returns: str = ""  # type of the result, where it is another than the family's
 
@@ -72,7 +72,7 @@ class Family:
     result: tuple[str, ...]  # what comes back, for a Returns section
     slugs: tuple[str, ...]  # function names
     sayings: tuple[str, ...]  # complete summaries, imperative
-    notes: tuple[str, ...]  # true sentences about the edge
+    notes: tuple[tuple[str, ...], ...]  # truths about the edge, each in one or more wordings
     edges: tuple[tuple, ...]  # calls at the edge
     bodies: tuple[str, ...]  # two or more programs
     imports: str  # statements that they need
@@ -119,7 +119,7 @@ def _slug(text: str) -> str:
 
 def _option(value) -> Option:
     if not isinstance(value, dict):
-        return Option(str(value), str(value), str(value), _slug(str(value)))
+        return Option(str(value), str(value), (str(value),), _slug(str(value)))
     unknown = set(value) - {"id", "code", "words", "slug", "returns"}
     _check(
         not unknown,
@@ -128,8 +128,11 @@ def _option(value) -> Option:
     )
     _check("id" in value, f"option {value} has no id", "give it one, for compositions")
     own = str(value["id"])
-    parts = [str(value.get(part, own)) for part in ("code", "words")]
-    return Option(own, *parts, _slug(str(value.get("slug", own))), value.get("returns", ""))
+    words = value.get("words", own)
+    _check(words != [], f"option {own} has no words", "write one text, or a list of texts")
+    words = tuple(map(str, words if isinstance(words, list) else [words]))
+    slug = _slug(str(value.get("slug", own)))
+    return Option(own, str(value.get("code", own)), words, slug, value.get("returns", ""))
 
 
 def _options(given: dict) -> dict[str, tuple[Option, ...] | str]:
@@ -256,7 +259,7 @@ def _check_places(family: Family) -> None:
             _check(
                 bool(inside) == needs, f"{{{{{key}}}}}", "write {{P: x}} for a block, {{k}} else"
             )
-    said = (*family.sayings, *family.notes, *family.result, *family.slugs)
+    said = (*family.sayings, *sum(family.notes, ()), *family.result, *family.slugs)
     said += tuple(text for argument in family.arguments for text in argument.about)
     known = {argument.key for argument in family.arguments} | set(family.options)
     known |= {f"{letter}1" for letter in letters}
@@ -292,6 +295,12 @@ def _list(given: dict, key: str, least: int) -> tuple[str, ...]:
     )
     return tuple(str(value).strip("\n") for value in values)
 
+
+def _notes(given: list) -> tuple[tuple[str, ...], ...]:
+    "Each note with its wordings. Raises `ValueError`."
+    ways = [note if isinstance(note, list) else [note] for note in given]
+    return tuple(_list({"notes": way}, "notes", 1) for way in ways)
+
 # %% ../nbs/00l_families.ipynb #dc77452d
 def as_family(
     topic: str,  # the file's name
@@ -321,7 +330,7 @@ def as_family(
         topic, given["name"], arguments, _options(given.get("options", {})), given["returns"],
         _list(given, "result", 0) or ("the result",), _list(given, "slugs", 2),
         _list(given, "sayings", 3),
-        _list(given, "notes", 0), _edges(given["edges"], arguments), _list(given, "bodies", 2),
+        _notes(given.get("notes", [])), _edges(given["edges"], arguments), _list(given, "bodies", 2),
         given.get("imports", "").strip(),
     )  # fmt: skip
     _check_places(family)
@@ -495,7 +504,7 @@ def filled_sentence(
     text: str,  # with places like {readings}, {side}, {P}, {P1}
     chosen: dict[str, Option | Used],  # by the options' names
     names: dict[str, str],  # of the arguments, in backticks if the style has them
-    rng: Random,  # chooses among a predicate's clauses
+    rng: Random,  # chooses among wordings
 ) -> str:
     "The sentence with its places filled."
 
@@ -506,7 +515,7 @@ def filled_sentence(
         single = key not in chosen
         part = chosen[key[:-1] if single else key]
         if isinstance(part, Option):
-            return part.words
+            return rng.choice(part.words)
         if not hasattr(part.block, "clauses"):
             return fill(part.block.noun, "", part.words)
         clause = rng.choice(part.block.clauses)
@@ -628,8 +637,13 @@ def family_draft(
     said = {key: f"{ticks}{new}{ticks}" for key, new in names.items()}
 
     write = partial(_written, family, chosen, said)
-    notes = [write(note, rng) for note in family.notes]
-    shown = notes if rng.random() < 0.7 else []
+    told = rng.random() < 0.7
+
+    def say(r: Random) -> tuple[str, list[str]]:
+        notes = [write(r.choice(note), r) for note in family.notes if told]
+        return write(r.choice(family.sayings), r), notes
+
+    summary, notes = say(rng)
     about = [_phrase(chosen, said, argument.about, rng) for argument in family.arguments]
     sources = tuple((a.key, filled_program(a.draw, chosen, name)) for a in family.arguments)
     kinds = [part.returns for part in chosen.values() if getattr(part, "returns", "")]
@@ -642,13 +656,13 @@ def family_draft(
         ],
         returns=kinds[0] if kinds else family.returns,
         bodies=bodies,
-        summary=write(rng.choice(family.sayings), rng),
+        summary=summary,
         draw=lambda r: drawn(sources, r),
-        edges=list(family.edges) if shown == notes else [],
+        edges=list(family.edges) if told or not family.notes else [],
         imports=imports,
         result=_phrase(chosen, said, family.result, rng),
-        notes=tuple(shown),
-        say=lambda r: (write(r.choice(family.sayings), r), list(shown)),
+        notes=tuple(notes),
+        say=say,
     )
 
 # %% ../nbs/00l_families.ipynb #0237d089
