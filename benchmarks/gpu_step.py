@@ -71,8 +71,10 @@ def main():
             plain = found
             write("gpu_step", made)
     columns = ["scale", "dtype", "rows", "attention", "compiled", "measured_gb"]
-    table = pd.DataFrame(held, columns=columns).round(2)
-    table.to_csv(RESULTS / "gpu_memory.csv", index=False)
+    path = RESULTS / "gpu_memory.csv"
+    known = [pd.read_csv(path)] if path.exists() else []
+    table = pd.concat([*known, pd.DataFrame(held, columns=columns).round(2)])
+    table.drop_duplicates(columns[:-1], keep="last").to_csv(path, index=False)
 
 
 if __name__ == "__main__":

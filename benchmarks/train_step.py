@@ -3,9 +3,11 @@
     python -m benchmarks.train_step SHAPE [--dtype bf16] [--compile] [--rounds 7]
 
 A step is forward, loss, backward, clipping at 1 and fused AdamW, on the same batch for all. All
-run as they are and, with --compile, compiled too (ours by `compile_blocks`, a peer whole); a row is
-written for each peer, against the faster of ours. One shape and dtype a call, rows of others stay.
-With --keep FILE every round is kept as it ends, and the rounds of earlier calls count too.
+run as they are and, with --compile, compiled too (ours by `compile_blocks`, a peer whole), or with
+"--compile only" compiled alone, where memory is short; a row is written for each peer, against the
+faster of ours. One shape and dtype a call, rows of others stay.
+All run in the environment of `common.settle`. With --keep FILE every round is kept as it ends, and
+the rounds of earlier calls count too.
 "matmul" compares the step's arithmetic with the fastest large matrix product of this machine.
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import interleaved, require, row, seconds, write
+from benchmarks.common import interleaved, require, row, seconds, settle, write
 from benchmarks.peers import SHAPES, trainable
 from phi1_nb.model import compile_blocks, count_parameters
 
@@ -59,10 +61,11 @@ def matmul_rate(dtype: str) -> float:
 
 
 def main():
+    settle()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const="both", choices=["both", "only"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
@@ -72,8 +75,8 @@ def main():
     names = [("ours", False), *((peer, False) for peer in PEERS)]
     if config.attn_dropout:
         names.remove(("litgpt", False))
-    if how.compile:
-        names += [(name, True) for name, _ in names]
+    also = [(name, True) for name, _ in names] if how.compile else []
+    names = also if how.compile == "only" else names + also
     tasks = {}
     for name, compiled in names:
         label = f"{name}{' compiled' if compiled else ''}"
@@ -84,13 +87,13 @@ def main():
     values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
     for _ in range(how.rounds):
         found = interleaved(tasks, 1)
-        values = {name: values.get(name, []) + found[name] for name in tasks}
+        values |= {name: values.get(name, []) + found[name] for name in tasks}
         if how.keep:
             how.keep.write_text(json.dumps(values))
     case = f"{how.shape} {how.dtype} tokens/s"
     middle = {name: statistics.median(found) for name, found in values.items()}
-    ours = max((name for name in tasks if name.startswith("ours")), key=middle.get)
-    peers = [name for name in tasks if not name.startswith("ours")]
+    ours = max((name for name in values if name.startswith("ours")), key=middle.get)
+    peers = sorted((name for name in values if not name.startswith("ours")), key="matmul".__eq__)
     case = case.replace(" tokens/s", f"{ours.removeprefix('ours')}, tokens/s")
     rows = [row(case, name, values[ours], values[name]) for name in peers]
     write("train_step", rows)

@@ -19,13 +19,27 @@ def cross_entropy(
     return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
 
 # %% ../nbs/03q_loss.ipynb #3cabd5fe
+_COLUMNS = 8192  # entries of the vocabulary whose gradient is made at the same time
+
+
+def _finished(total: Tensor, scale: Tensor, made: torch.dtype, dtype: torch.dtype) -> Tensor:
+    "`total`, in place, times `scale`, and rounded to `made` as a product in that dtype would be."
+    if dtype != torch.float32:
+        return total.mul_(scale).to(dtype)
+    for part in total.split(_COLUMNS):
+        part.copy_(part.mul_(scale).to(made))
+    return total
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, labels, rows):
+        ctx.dtypes = weight.dtype, bias.dtype
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         n, wanted = len(x), any(ctx.needs_input_grad)
         losses = torch.empty(n, dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x) if wanted else None
-        dw, db = (torch.zeros_like(part, dtype=torch.float32) for part in (weight, bias))
+        dw, db = (torch.empty_like(part, dtype=torch.float32) for part in (weight, bias))
         logits = x.new_empty(min(rows, n), len(weight))
         p = torch.empty_like(logits, dtype=torch.float32)
         for start in range(0, n, rows):
@@ -41,24 +55,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 p.scatter_(1, label, torch.expm1(-loss))
                 d = logits.copy_(p if counted.all() else p.mul_(counted))
                 torch.mm(d, weight, out=dx[piece])
-                dw += d.t() @ x[piece]
-                db += p.sum(0)
+                db = db + p.sum(0) if start else p.sum(0)
+                for total, part in zip(dw.split(_COLUMNS), d.split(_COLUMNS, 1), strict=True):
+                    found = part.t() @ x[piece]
+                    total.add_(found) if start else total.copy_(found)
         n_labels = (labels != -100).sum()
-        ctx.save_for_backward(dx, dw, db, n_labels)
-        ctx.dtypes = weight.dtype, bias.dtype
+        ctx.made = dx, dw, db, n_labels
         return losses.sum() / n_labels
 
     @staticmethod
     def backward(ctx, gradient):
-        dx, dw, db, n_labels = ctx.saved_tensors
-        scale = gradient / n_labels
-        return (
-            dx * scale.to(dx.dtype),
-            (dw * scale).to(ctx.dtypes[0]),
-            (db * scale).to(ctx.dtypes[1]),
-            None,
-            None,
+        if ctx.made is None:
+            raise RuntimeError("this loss was differentiated already: compute it anew")
+        (dx, dw, db, n_labels), ctx.made = ctx.made, None
+        scale, made = gradient / n_labels, dx.dtype
+        dw, db = (
+            _finished(total, scale, made, dtype)
+            for total, dtype in zip((dw, db), ctx.dtypes, strict=True)
         )
+        return dx * scale.to(made), dw, db, None, None
 
 # %% ../nbs/03q_loss.ipynb #c0a42647
 class Head(nn.Linear):
@@ -75,8 +90,7 @@ class Head(nn.Linear):
             return super().forward(x)
         x, weight, bias = x.flatten(0, -2), self.weight, self.bias
         if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         if not torch.is_grad_enabled():
             x, weight, bias = x.detach(), weight.detach(), bias.detach()
         return _LinearCrossEntropy.apply(x, weight, bias, labels.flatten(), rows)

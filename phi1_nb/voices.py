@@ -85,7 +85,7 @@ SYNONYMS = _synonyms(r"""
 \breturn(?= (?:the|how|a|an)\b) => return / return / return / give back / hand back
 \blargest\b => largest / biggest / greatest
 \bhow often\b => how often / how many times
-\bthe total of\b => the total of / the sum of
+\bthe total of(?= (?:the|an?|all)\b) => the total of / the sum of
 """)
 
 # %% ../nbs/00m_voices.ipynb #fc84c7d1
@@ -95,7 +95,7 @@ SYNONYMS += _synonyms(r"""
 \bnew list\b => new list / fresh list
 \bin the same order\b => in the same order / in unchanged order / with their order kept
 \bin their original order\b => in their original order / in the order they had / in their old order / in the given order / with their order kept
-\bare equally long\b => are equally long / have the same length / are of the same length / tie in length
+\bare equally long\b => are equally long / have the same length / are of the same length
 \bthe first one counts\b => the first one counts / the first one wins / take the first one / the first is meant / choose the first / the first of them is the answer
 \bIf several are equally (long|short)\b => If several are equally \1 / When several are equally \1 / Among several equally \1 ones / Of several equally \1 ones / Should several be equally \1
 \bIf there is a tie, the first one wins\b => If there is a tie, the first one wins / In a tie the first one wins / Ties go to the first one / Of several equal ones, the first counts / When several tie, the first of them is meant / Among equals the first is taken
@@ -107,13 +107,13 @@ SYNONYMS += _synonyms(r"""
 # %% ../nbs/00m_voices.ipynb #b342cb8f
 SYNONYMS += _synonyms(r"""
 ,? and return\b(?! (?:them|it)\b) =>  and return /  and return /  and give back /  and hand back / , then return /  and finally return /  and then return
-\bthe number of\b => the number of / the count of
-(?<!only )(?<!even )(?<!as )(?<!or )\bif (there|it|they|the|an?|no|any|one)\b => if \1 / when \1
+\bthe number of\b(?! (?:the|an?|this|that|each|every|its|their)\b) => the number of / the count of
+(?<!only )(?<!even )(?<!as )(?<!or )(?<!out )(?<!ask )(?<!see )(?<!tell )(?<!know )(?<!check )\bif (there|it|they|the|an?|no|any|one)\b(?!\)) => if \1 / when \1
 ^If\b => If / When / In case / Whenever
 \band so on\b => and so on / and so forth
-\bat least\b => at least / no less than / not less than
-\bat most\b => at most / no more than / not more than
-(?<!the )\bonly\b(?! if) => only / just
+(?<!\d )(?<!once )(?<!twice )\bat least(?= [\w`])(?! (?:as|once|twice)\b) => at least / no less than / not less than
+(?<!\d )(?<!once )(?<!twice )\bat most(?= [\w`])(?! (?:as|once|twice)\b) => at most / no more than / not more than
+(?<!the )\bonly(?= [\w`])(?! if) => only / just
 \buntil\b => until / till
 \bbegins\b => begins / starts
 \bbeginning with\b => beginning with / starting with
@@ -145,17 +145,17 @@ SYNONYMS += _synonyms(r"""
 \bequal to\b => equal to / the same as
 \boccurs\b => occurs / appears
 \boccur\b => occur / appear
-\bgives\b => gives / yields / results in
-\bgets\b => gets / receives
+\bgives\b(?= (?:an?|the|one|no|None|True|False)\b| [\d`\"\[-]) => gives / yields / results in
+\bgets\b(?= (?:an?|the|one|no|its)\b) => gets / receives
 \bwhat is left\b => what is left / what remains / what's left
-\bthe last\b(?! of) => the last / the final
+(?<!since )\bthe last\b(?! (?:of|time)\b) => the last / the final
 \beach of the\b => each of the / every one of the
-^(For|In|From|To) (each|every)\b => \1 each / \1 every
+^(For|In|From|To) (each|every)(?= [a-z]) => \1 each / \1 every
 ^(Each|Every)(?= [a-z])(?! (?:of|one|other|second|third|time)) => Each / Every
 \bevery(?= [a-z])(?! (?:of|one|other|second|third|fourth|time)) => every / each
 \bsuch as\b => such as / like / for instance
 \b(Suppose|Assume|Imagine)\b => Suppose / Assume / Imagine
-\bafter that\b => after that / afterwards / then
+\bafter that(?=[,.;]| (?:the|it|each|they|an?)\b) => after that / afterwards / then
 \bmade of\b => made of / made up of
 \bconsists of\b => consists of / is made up of / is made of
 \ban empty list\b => an empty list / the empty list / []
@@ -168,7 +168,7 @@ SYNONYMS += _synonyms(r"""
 \bthe result is\b => the result is / the outcome is / the answer is
 \bThe result is\b => The result is / The outcome is / The answer is
 \bhas no\b => has no / doesn't have any
-\bhave no\b => have no / don't have any
+(?<!may )(?<!can )(?<!must )(?<!might )(?<!could )(?<!should )(?<!will )(?<!to )\bhave no\b => have no / don't have any
 \bthere are no\b => there are no / there aren't any
 """)
 
@@ -179,10 +179,10 @@ SYNONYMS += _synonyms(r"""
 \b(?<!as )(?<!than )it is(?= [a-z]) => it is / it's
 \bthere is(?= [a-z]) => there is / there's
 \bthey are(?= [a-z]) => they are / they're
-\bbecomes\b => becomes / turns into
-\bbecome\b => become / turn into
+\bbecomes(?= (?:an?|the|one)\b| [\d`]) => becomes / turns into
+\bbecome(?= (?:an?|the|one)\b| [\d`]) => become / turn into
 \breplaced by\b => replaced by / replaced with
-\bin total\b => in total / altogether / all in all
+\bin total\b => in total / altogether
 \bcompute\b => compute / calculate / work out / determine
 \bcalculate\b => compute / calculate / work out / determine
 \bas a string\b => as a string / as text / in a string
@@ -201,20 +201,20 @@ _VERBS = _synonyms(r"""
 ^Return(?= how| whether) => Return / Return / Tell / Say / Find out / Determine / Work out / Figure out
 ^Return(?= True) => Return / Return / Give / Give back / Answer
 ^Return(?= )(?! (?:them|it|whether|how|True|False|by|where|at|after)\b) => Return / Return / Return / Give / Give back / Hand back / Produce / Deliver / Get
-^Compute => Compute / Calculate / Work out / Determine / Find / Figure out
-^Find(?! out) => Find / Determine / Work out / Look for / Get
-^Work out => Work out / Compute / Determine / Calculate / Figure out
+^Compute(?= ) => Compute / Calculate / Work out / Determine / Find / Figure out
+^Find(?= )(?! out) => Find / Determine / Work out / Look for / Get
+^Work out(?= ) => Work out / Compute / Determine / Calculate / Figure out
 ^Check(?= whether| that) => Check / Tell / Find out / Test / Verify
-^Build => Build / Make / Create / Construct / Put together
-^Collect => Collect / Gather / Bring together / Pick out
-^Keep only => Keep only / Keep just / Retain only / Leave only
-^Select => Select / Pick / Choose / Take
-^Add up => Add up / Sum up / Sum / Total
-^Count how many => Count how many / Find out how many / Determine how many
-^Join => Join / Put together / Combine
-^Go through => Go through / Walk through / Run through / Look through
-^Concatenate => Concatenate / String together / Join
-^Tell => Tell / Return / Find out / Say
+^Build(?= ) => Build / Make / Create / Construct / Put together
+^Collect(?= ) => Collect / Gather / Bring together / Pick out
+^Keep only(?= ) => Keep only / Keep just / Retain only / Leave only
+^Select(?= ) => Select / Pick / Choose / Take
+^Add up(?= ) => Add up / Sum up / Sum / Total
+^Count how many(?= ) => Count how many / Find out how many / Determine how many
+^Join(?= ) => Join / Put together / Combine
+^Go through(?= ) => Go through / Walk through / Run through / Look through
+^Concatenate(?= ) => Concatenate / String together / Join
+^Tell(?= (?:whether|how|which|what|where|when)\b) => Tell / Return / Find out / Say
 """)
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _DIGIT = re.compile(r"(?<= )([2-9]|1[0-2])(?=[ ,.;:)?]|$)")
@@ -287,7 +287,8 @@ def in_mood(
 ) -> str:
     "The order as an order, a description, a question, a note or a fragment."
     verb, _, rest = order.rstrip(".").partition(" ")
-    if verb.lower() not in _ORDERS or "." in rest or "?" in rest or not rest:
+    no_order = not rest or re.match(r"(by|that|me|us|her|him)\b|\d", rest)
+    if verb.lower() not in _ORDERS or "." in rest or "?" in rest or no_order:
         return order
     small, kind, simple = (
         f"{verb[0].lower()}{verb[1:]} {rest}",
