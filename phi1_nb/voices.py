@@ -164,7 +164,7 @@ SYNONYMS += _synonyms(r"""
 \bto the (left|right) of\b => to the \1 of / \1 of / on the \1 of
 \bthe (letters|digits|words|characters|entries|elements) of\b => the \1 of / the \1 in
 (?<!all )(?<!none of )(?<!each of )(?<!any of )(?<!one of )\bthe numbers in\b => the numbers in / the numbers of / the values in / all numbers in
-\bthe new\b => the new / the resulting
+\bthe new\b(?! one) => the new / the resulting
 \bthe result is\b => the result is / the outcome is / the answer is
 \bThe result is\b => The result is / The outcome is / The answer is
 \bhas no\b => has no / doesn't have any
@@ -221,6 +221,8 @@ _DIGIT = re.compile(r"(?<= )([2-9]|1[0-2])(?=[ ,.;:)?]|$)")
 
 # %% ../nbs/00m_voices.ipynb #dcd53c44
 def _put(match: re.Match, words: str) -> str:
+    if match.string.count("`", 0, match.start()) % 2:  # in the name of an argument
+        return match[0]
     return match.expand(words) if "\\" in words else words
 
 

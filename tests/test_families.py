@@ -1,8 +1,9 @@
 """Families: bad data is refused with a remedy, good data gives the same proven exercises."""
 
+import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
@@ -194,3 +195,43 @@ def test_data_are_in_the_package():
     folder = Path(phi1_nb.__file__).parent / "data" / "families"
     assert {path.stem for path in folder.glob("*.yaml")} == {f.topic for f in load_families()}
     assert COURSES["whole"].wide and not COURSES["first"].wide
+
+
+def test_notes_and_words_may_have_several_wordings():
+    fast = {"id": "fast", "code": "3", "words": ["3 units", "three units"]}
+    notes = [["No candle is shorter than 0.", "A candle that is used up has length 0."], "So be it."]
+    given = GOOD | {"options": GOOD["options"] | {"speed": [2, fast]}, "notes": notes}
+    family = as_family("kitchen", given)
+    docstrings = [exercise.prompt for exercise in checked(family, 200)[1]]
+    for ways in (notes[0], fast["words"]):
+        counts = [sum(way in docstring for docstring in docstrings) for way in ways]
+        assert min(counts) > 10
+        assert not any(all(way in docstring for way in ways) for docstring in docstrings)
+    for wrong in ({"notes": [[]]}, {"options": {"speed": [2, fast | {"words": []}]}}):
+        with pytest.raises(ValueError, match="write 1 or more|write one text"):
+            as_family("kitchen", GOOD | wrong)
+
+
+def test_sayings_are_many_and_each_says_all():
+    for family in load_families():
+        wanted = {*family.options, *(argument.key for argument in family.arguments)}
+        assert len(set(family.sayings)) >= 20
+        for saying in family.sayings:
+            found = set(re.findall(r"\{(\w+)\}", saying))
+            assert wanted <= found | {place.removesuffix("1") for place in found}, saying
+
+
+def test_families_share_hardly_any_words():
+    owners = defaultdict(set)
+    for family in load_families():
+        texts = [*family.sayings, *sum(family.notes, ()), *family.result]
+        texts += [text for argument in family.arguments for text in argument.about]
+        for values in family.options.values():
+            if not isinstance(values, str):
+                texts += [way for option in values for way in option.words]
+        for part in (part for text in texts for part in re.split(r"\{\w+\}", text)):
+            words = re.findall(r"[\w']+", part.lower())
+            for i in range(len(words) - 7):
+                owners[tuple(words[i : i + 8])].add(family.name)
+    shared = sum(len(names) > 1 for names in owners.values())
+    assert len(owners) > 50_000 and shared / len(owners) < 0.001

@@ -1,0 +1,66 @@
+"""Training steps a second by how long OpenMP's threads spin before they sleep, alone and beside others.
+
+    python -m benchmarks.waiting [--shape micro] [--rounds 5]
+
+Each value is from a process of its own that makes 12 steps (bf16, compiled blocks); the rounds take
+turns. The peer is threads that sleep at once, which is what `launch` asks for. "beside a busy
+process" means that one other process keeps one core busy all the time.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+
+from benchmarks.common import SETTINGS, interleaved, row, write
+
+_CHILD = "import sys; from benchmarks.waiting import steps; print(steps(sys.argv[1]))"
+
+
+def steps(shape: str) -> float:
+    "Tokens a second, the median of 12 steps."
+    from benchmarks.peers import SHAPES
+    from benchmarks.train_step import stepper
+
+    config, batch = SHAPES[shape]
+    step = stepper("ours", config, batch, "bf16", True)
+    return statistics.median([step() for _ in range(15)][3:])
+
+
+def measured(shape: str, spins: str, busy: bool) -> float:
+    "What a fresh process measures."
+    environment = {**os.environ, **SETTINGS, "GOMP_SPINCOUNT": spins}
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    try:
+        command = [sys.executable, "-c", _CHILD, shape]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return float(found.stdout.split()[-1])
+    finally:
+        if other:
+            other.kill()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="micro")
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    cases = [(spins, busy) for busy in (False, True) for spins in ("20000", "0")]
+    tasks = {case: lambda c=case: measured(asked.shape, *c) for case in cases}
+    found = interleaved(tasks, asked.rounds, say=False)
+    rows = [
+        row(
+            f"{asked.shape}, tokens/s, 20000 spins{', beside a busy process' * busy}",
+            "sleep at once",
+            found["20000", busy],
+            found["0", busy],
+        )
+        for busy in (False, True)
+    ]
+    write("waiting", rows)
+    print(*rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
