@@ -1,4 +1,4 @@
-"""Training steps a second by how long OpenMP's threads spin before they sleep, alone and beside others.
+"""What OpenMP's threads should do while they wait, on an idle machine and on a busy one.
 
     python -m benchmarks.waiting [--shape micro] [--rounds 5]
 

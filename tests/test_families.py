@@ -199,7 +199,7 @@ def test_data_are_in_the_package():
 
 def test_notes_and_words_may_have_several_wordings():
     fast = {"id": "fast", "code": "3", "words": ["3 units", "three units"]}
-    notes = [["No candle is shorter than 0.", "A candle that is used up has length 0."], "So be it."]
+    notes = [["No candle is shorter than 0.", "A candle that is used up has length 0."], "Fine."]
     given = GOOD | {"options": GOOD["options"] | {"speed": [2, fast]}, "notes": notes}
     family = as_family("kitchen", given)
     docstrings = [exercise.prompt for exercise in checked(family, 200)[1]]
@@ -218,7 +218,8 @@ def test_sayings_are_many_and_each_says_all():
         assert len(set(family.sayings)) >= 20
         for saying in family.sayings:
             found = set(re.findall(r"\{(\w+)\}", saying))
-            assert wanted <= found | {place.removesuffix("1") for place in found}, saying
+            found |= {place.removesuffix("1") for place in found}
+            assert wanted <= found, saying
 
 
 def test_families_share_hardly_any_words():
