@@ -55,7 +55,7 @@ def docstring_words(
     if ">>>" in text:
         text = re.sub(r"^ *>>>.*\n?(?: *[^\s>].*\n?)?", "", text, flags=re.M)
     if name and f"{name[1]}(" in text:
-        text = re.sub(rf"{name[1]}\(.*", "", text)
+        text = "\n".join(line.partition(f"{name[1]}(")[0] for line in text.split("\n"))
     return _WORD.findall(text.lower())
 
 # %% ../nbs/00u_diversity.ipynb #95e3e9a0

@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.resources import files
@@ -617,6 +618,16 @@ def _phrase(chosen: dict, said: dict[str, str], texts: tuple[str, ...], rng: Ran
     made = filled_sentence(rng.choice(texts), chosen, said, rng)
     return re.sub(r"^(The|A|An|How|One|Each) ", lambda m: m[0].lower(), made)
 
+
+def _sayer(family: Family, write: Callable, told: bool) -> Callable:
+    "A function that writes a saying and, if they are `told`, the notes."
+
+    def say(rng: Random) -> tuple[str, list[str]]:
+        notes = [write(rng.choice(note), rng) for note in family.notes if told]
+        return write(rng.choice(family.sayings), rng), notes
+
+    return say
+
 # %% ../nbs/00l_families.ipynb #6f08a634
 def family_draft(
     rng: Random,
@@ -635,14 +646,9 @@ def family_draft(
     rng.shuffle(bodies)
     bodies, imports = _with_imports(bodies, family.imports)
     said = {key: f"{ticks}{new}{ticks}" for key, new in names.items()}
-
     write = partial(_written, family, chosen, said)
     told = rng.random() < 0.7
-
-    def say(r: Random) -> tuple[str, list[str]]:
-        notes = [write(r.choice(note), r) for note in family.notes if told]
-        return write(r.choice(family.sayings), r), notes
-
+    say = _sayer(family, write, told)
     summary, notes = say(rng)
     about = [_phrase(chosen, said, argument.about, rng) for argument in family.arguments]
     sources = tuple((a.key, filled_program(a.draw, chosen, name)) for a in family.arguments)

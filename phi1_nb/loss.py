@@ -18,7 +18,7 @@ def cross_entropy(
     "Mean negative log-likelihood in nats, from fp32 logits, over the labels that aren't -100."
     return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
 
-# %% ../nbs/03q_loss.ipynb #3cabd5fe
+# %% ../nbs/03q_loss.ipynb #7c1d20aa
 _COLUMNS = 8192  # entries of the vocabulary whose gradient is made at the same time
 
 
@@ -30,7 +30,7 @@ def _finished(total: Tensor, scale: Tensor, made: torch.dtype, dtype: torch.dtyp
         part.copy_(part.mul_(scale).to(made))
     return total
 
-
+# %% ../nbs/03q_loss.ipynb #3cabd5fe
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, labels, rows):
@@ -69,10 +69,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("this loss was differentiated already: compute it anew")
         (dx, dw, db, n_labels), ctx.made = ctx.made, None
         scale, made = gradient / n_labels, dx.dtype
-        dw, db = (
-            _finished(total, scale, made, dtype)
-            for total, dtype in zip((dw, db), ctx.dtypes, strict=True)
-        )
+        dw = _finished(dw, scale, made, ctx.dtypes[0])
+        db = _finished(db, scale, made, ctx.dtypes[1])
         return dx * scale.to(made), dw, db, None, None
 
 # %% ../nbs/03q_loss.ipynb #c0a42647

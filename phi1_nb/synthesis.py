@@ -109,7 +109,7 @@ def proven(
     return [item for item, verdict in zip(made, verdicts, strict=True) if verdict.passed]
 
 # %% ../nbs/01b_synthesis.ipynb #06578d76
-APART = 2_000
+APART = 20_000
 
 
 def exercises_of(

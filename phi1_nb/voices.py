@@ -707,6 +707,8 @@ _KINDS = {
 
 _FOLLOWING = r"(?=[,.;:?)]| (?:is|are|and|or|that|which|with|by|in|into|to|as|at|from|if|when|has|have|on|so|then|one|return|give|hand|whose|where|but|while|until|without)\b|$)"
 
+_NAMED = re.compile(rf"(?<=\b(?:of|in|if|to|by|on) )`(\w+)`{_FOLLOWING}")
+
 
 def decorated(
     text: str,  # sentences with names in backticks
@@ -718,8 +720,9 @@ def decorated(
         words = _KINDS.get(kind.partition("[")[0])
         if words and f" `{name}`" in text and rng.random() < 0.5:
             word = rng.choice(words)
-            pattern = rf"(?<=\b(?:of|in|if|to|by|on) )`{name}`{_FOLLOWING}"
-            text = re.sub(pattern, f"{word} `{name}`", text, count=1)
+            found = (match for match in _NAMED.finditer(text) if match[1] == name)
+            if match := next(found, None):
+                text = f"{text[: match.start()]}{word} {text[match.start() :]}"
     return text
 
 # %% ../nbs/00m_voices.ipynb #b4b7b1fe
