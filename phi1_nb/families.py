@@ -646,27 +646,25 @@ def family_draft(
     rng.shuffle(bodies)
     bodies, imports = _with_imports(bodies, family.imports)
     said = {key: f"{ticks}{new}{ticks}" for key, new in names.items()}
-    write = partial(_written, family, chosen, said)
+    write, phrase = partial(_written, family, chosen, said), partial(_phrase, chosen, said)
     told = rng.random() < 0.7
     say = _sayer(family, write, told)
     summary, notes = say(rng)
-    about = [_phrase(chosen, said, argument.about, rng) for argument in family.arguments]
+    arguments = [(names[a.key], a.type, phrase(a.about, rng)) for a in family.arguments]
     sources = tuple((a.key, filled_program(a.draw, chosen, name)) for a in family.arguments)
     kinds = [part.returns for part in chosen.values() if getattr(part, "returns", "")]
     return Draft(
         family=family.label,
         composition=family_composition(family, chosen),
         name=name,
-        arguments=[
-            (names[a.key], a.type, what) for a, what in zip(family.arguments, about, strict=True)
-        ],
+        arguments=arguments,
         returns=kinds[0] if kinds else family.returns,
         bodies=bodies,
         summary=summary,
         draw=lambda r: drawn(sources, r),
         edges=list(family.edges) if told or not family.notes else [],
         imports=imports,
-        result=_phrase(chosen, said, family.result, rng),
+        result=phrase(family.result, rng),
         notes=tuple(notes),
         say=say,
     )
