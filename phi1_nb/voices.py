@@ -771,7 +771,8 @@ def docstring_said(
         said = examples_said(draft, examples, rng)
         prose = "\n" not in said + parts[-1] and said.endswith(".") and shape > 0.2
         if prose and ">>>" not in said and rng.random() < 0.4:
-            parts[-1] = _wrapped(f"{parts[-1]} {said}", width)
+            whole = said.replace(" ", "\0")  # an example stays in one line
+            parts[-1] = _wrapped(f"{parts[-1]} {whole}", width).replace("\0", " ")
         else:
             parts.append(said)
     return ("\n\n" if rng.random() < 0.85 else "\n").join(parts)
