@@ -10,10 +10,13 @@ __all__ = ['TOPICS', 'AUDIENCES', 'Topic', 'topics', 'audiences', 'Example', 'dr
 import ast
 import difflib
 import re
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
 from .pipelines import Plan, composition, condition_code, draft, draw_plan, map_code
+from .sandbox import Verdict, run_expressions
 from phi1_nb.teacher import (
     Draft,
     Dropped,
@@ -546,19 +549,53 @@ def walkthrough(
         sentences.append(f"The other {others} treated in the same way.")
     return f"{' '.join(sentences)} In the end the function returns {example.calls[0][1]!r}."
 
-# %% ../nbs/00n_textbooks.ipynb #2d4def00
+# %% ../nbs/00n_textbooks.ipynb #4be5d0c2
+def _calls_itself(name: str, body: str) -> bool:
+    tree = ast.parse(f"def {name}():\n{textwrap.indent(body, ' ')}")
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return any(
+        isinstance(node, ast.Call) and getattr(node.func, "id", None) == function.name
+        for function in functions
+        for node in ast.walk(function)
+    )
+
+
+def _here(body: str, example: Example) -> Iterator[tuple]:
+    "What each call gives with another body, in a tuple; an empty one where that fails."
+    made = example.draft
+    parameters = ", ".join(name for name, _, _ in made.arguments)
+    for arguments, _ in example.calls:
+        try:
+            yield (compiled(made.name, parameters, body, made.imports)(*arguments),)
+        except Exception:
+            yield ()
+
+
+def _in_sandbox(body: str, example: Example) -> Iterator[tuple]:
+    "The same for bodies that may not end."
+    made = example.draft
+    parameters = ", ".join(name for name, _, _ in made.arguments)
+    source = f"{made.imports}\ndef {made.name}({parameters}):\n{textwrap.indent(body, '    ')}\n"
+    tasks = [(source, [example.call(arguments)]) for arguments, _ in example.calls]
+    for found in run_expressions(tasks, timeout_s=0.5, memory_mb=256, workers=1):
+        try:
+            yield () if isinstance(found, Verdict) else (ast.literal_eval(found[0]),)
+        except ValueError:
+            yield ()
+
+
 def _tidy(line: str) -> str:
     "Without the second parentheses that `ast.unparse` puts round a generator."
     return re.sub(r"(?<=\w)\(\((.+ for .+)\)\)", r"(\1)", line)
 
-
+# %% ../nbs/00n_textbooks.ipynb #2d4def00
 def mistake(
     example: Example,
     rng: Random,
 ) -> str:
     "A wrong line, and what it leads to; empty if no small mistake shows in the example's calls."
     made = example.draft
-    parameters = ", ".join(name for name, _, _ in made.arguments)
+    run = _in_sandbox if _calls_itself(made.name, made.bodies[0]) else _here
     right = (
         ast.unparse(ast.parse(made.bodies[0].replace("return", "yield")))
         .replace("yield", "return")
@@ -570,11 +607,8 @@ def mistake(
         changed = [d for d in difflib.ndiff(right, body.splitlines()) if d[0] in "+-"]
         if len(changed) != 2 or changed[0][0] != "-":
             continue
-        for arguments, result in example.calls:
-            try:
-                got = compiled(made.name, parameters, body, made.imports)(*arguments)
-            except Exception:
-                continue
+        for (arguments, result), found in zip(example.calls, run(body, example), strict=True):
+            got = found[0] if found else result
             if got != result and len(repr(got)) < 60:
                 before, after = (_tidy(line[2:].strip()) for line in changed)
                 return (

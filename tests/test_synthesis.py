@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -20,8 +22,8 @@ from phi1_nb.diversity import fingerprint, shared_run_share
 from phi1_nb.routines import ROUTINES
 from phi1_nb.sandbox import run_programs
 from phi1_nb.subjects import CLASSES, SUBJECTS
-from phi1_nb.teacher import Exercise
-from phi1_nb.textbooks import TOPICS, section_program
+from phi1_nb.teacher import Draft, Exercise
+from phi1_nb.textbooks import TOPICS, Example, mistake, section_program
 
 N = 800
 
@@ -186,9 +188,21 @@ def test_textbook_programs_print_what_their_comments_say():
     assert not any(v.passed for v in run_programs([section_program(text) for text in spoiled]))
 
 
-def test_textbooks_never_show_a_held_out_composition():
-    from random import Random
+def test_a_spoiled_program_that_calls_itself_neither_hangs_nor_fills_the_memory():
+    body = """def grow(text, times):
+    if times == 0:
+        return text
+    longer = text + text
+    return grow(longer, times - 1)
+return grow(word, 2)"""
+    draft = Draft("", "", "grown", [("word", "str", "a word")], "str", [body], "", None, [])
+    example = Example(None, draft, [(("ab",), "ab" * 4)])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert all("the right answer is 'abababab'" in mistake(example, Random(i)) for i in range(8))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
+
+def test_textbooks_never_show_a_held_out_composition():
     from phi1_nb.pipelines import composition
     from phi1_nb.teacher import Dropped, split_of
     from phi1_nb.textbooks import draw_example
