@@ -8,12 +8,11 @@ process" means that one other process keeps one core busy all the time.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 
-from benchmarks.common import SETTINGS, interleaved, row, write
+from benchmarks.common import SPINS, fastest_environment, interleaved, row, write
 
 _CHILD = "import sys; from benchmarks.waiting import steps; print(steps(sys.argv[1]))"
 
@@ -30,7 +29,7 @@ def steps(shape: str) -> float:
 
 def measured(shape: str, spins: str, busy: bool) -> float:
     "What a fresh process measures."
-    environment = {**os.environ, **SETTINGS, "GOMP_SPINCOUNT": spins}
+    environment = fastest_environment() | {"GOMP_SPINCOUNT": spins}
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
     try:
         command = [sys.executable, "-c", _CHILD, shape]
@@ -46,14 +45,14 @@ def main():
     parser.add_argument("--shape", default="micro")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    cases = [(spins, busy) for busy in (False, True) for spins in ("20000", "0")]
+    cases = [(spins, busy) for busy in (False, True) for spins in (SPINS, "0")]
     tasks = {case: lambda c=case: measured(asked.shape, *c) for case in cases}
     found = interleaved(tasks, asked.rounds, say=False)
     rows = [
         row(
-            f"{asked.shape}, tokens/s, 20000 spins{', beside a busy process' * busy}",
+            f"{asked.shape}, tokens/s, {SPINS} spins{', beside a busy process' * busy}",
             "sleep at once",
-            found["20000", busy],
+            found[SPINS, busy],
             found["0", busy],
         )
         for busy in (False, True)
