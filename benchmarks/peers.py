@@ -119,3 +119,25 @@ def trainable(name: str, config: ModelConfig) -> nn.Module:
         return Phi(config).train()
     made = {"transformers": transformers_model, "litgpt": litgpt_model, "nanogpt": NanoShaped}
     return Loss(made[name](config)).train()
+
+
+def transformers_generate(model, prompts, n: int, temperature: float, batch_size: int):
+    "New tokens of each prompt, shortest first."
+    prompts, new = sorted(prompts, key=len), []
+    for start in range(0, len(prompts), batch_size):
+        part = prompts[start : start + batch_size]
+        width = max(map(len, part))
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in part]).to(model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part]).to(model.device)
+        how = dict(do_sample=True, temperature=temperature, top_k=0) if temperature else {}
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=n,
+                pad_token_id=0,
+                eos_token_id=None,
+                **({"do_sample": False} | how),
+            )
+        new += out[:, width:].tolist()
+    return new
