@@ -146,7 +146,7 @@ SYNONYMS += _synonyms(r"""
 \boccurs\b => occurs / appears
 \boccur\b => occur / appear
 \bgives\b(?= (?:an?|the|one|no|None|True|False)\b| [\d`\"\[-]) => gives / yields / results in
-\bgets\b(?= (?:an?|the|one|no|its)\b) => gets / receives
+\bgets\b(?= (?:an?|the|one|no)\b(?! turn)) => gets / receives
 \bwhat is left\b => what is left / what remains / what's left
 (?<!since )\bthe last\b(?! (?:of|time)\b) => the last / the final
 \beach of the\b => each of the / every one of the

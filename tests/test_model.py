@@ -13,7 +13,7 @@ from phi1_nb.attention import rotary_table
 from phi1_nb.config import ModelConfig
 from phi1_nb.generation import complete, generate, pick, steps
 from phi1_nb.interchange import config_to_json, to_transformers
-from phi1_nb.loss import cross_entropy
+from phi1_nb.loss import Head, cross_entropy
 from phi1_nb.model import KVCache, Phi, compile_blocks
 
 SHAPES = {
@@ -368,3 +368,22 @@ def test_generation_keeps_the_mode():
     new = generate(model, [[1, 2]], max_new_tokens=9)
     assert model.training and new == generate(model.eval(), [[1, 2]], max_new_tokens=9)
     assert generate(model, []) == []
+
+
+def test_a_loss_is_differentiated_once():
+    "Its gradients are handed over, not copied."
+    ids = tokens(1, 20)
+    loss = small()(ids, ids)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute it anew"):
+        loss.backward()
+
+
+def test_gradients_of_an_output_layer_wider_than_a_part_of_it():
+    generator = torch.Generator().manual_seed(0)
+    head, x = Head(16, 9000), torch.randn(1, 700, 16, generator=generator).requires_grad_()
+    labels = tokens(1, 700, high=9000)
+    found = torch.autograd.grad(3 * head(x, labels), [x, head.weight, head.bias])
+    expected = torch.autograd.grad(3 * cross_entropy(head(x), labels), [x, head.weight, head.bias])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
