@@ -161,22 +161,23 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, rate: float) -> tuple[Tensor, list[T
         keys = k[rows, of].transpose(1, 2)
         scores = torch.baddbmm(nothing, q[rows, to], keys, beta=0, alpha=scale)
         scores[..., to.start :] += _ahead(to.stop - to.start, q.dtype, q.device)
-        p = torch.softmax(scores, -1)
+        p = torch.softmax(scores, -1, out=scores)
         kept.append(p)
         if rate:
             kept.append(keep_mask(p.shape, rate, p))
             p = p * kept[-1]
-        torch.bmm(p, v[rows, of], out=out[rows, to])
+        out[rows, to] = p @ v[rows, of]
     return out, kept
 
 # %% ../nbs/03p_attention.ipynb #a433ba39
 def _weigh_back(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor], rate: float, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "The gradients of `_weigh`; `fused` adds to sums before they are rounded, not after."
+    "The gradients of `_weigh`; `fused` adds to 16-bit sums before they are rounded, not after."
     kept, scale = iter(kept), q.shape[-1] ** -0.5
     v = v * (1 / (1 - rate)) if rate else v
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    fused = fused and q.dtype != torch.float32  # one product after the other there
     for rows, to, of in _blocks(*q.shape[:2]):
         p, g = next(kept), gradient[rows, to]
         da = g @ v[rows, of].transpose(1, 2)
@@ -185,8 +186,8 @@ def _weigh_back(
             mask = next(kept)
             a = p * mask
             da *= mask
-        ds = torch._softmax_backward_data(da, p, -1, p.dtype)
-        torch.bmm(ds, k[rows, of], out=dq[rows, to])
+        ds = torch._softmax_backward_data(da, p, -1, p.dtype, grad_input=da)
+        dq[rows, to] = ds @ k[rows, of]
         for total, left, right in ((dk, ds, q[rows, to]), (dv, a, g)):
             if of.stop == q.shape[1]:
                 torch.bmm(left.transpose(1, 2), right, out=total[rows])
@@ -250,11 +251,8 @@ def _opaque_gradient(ctx, gradients):
 _opaque_attend.register_autograd(_opaque_gradient, setup_context=_set_up)
 
 # %% ../nbs/03p_attention.ipynb #98e1405e
-def _fastest(q: Tensor, rate: float) -> str:
-    if q.device.type != "cpu" or q.shape[2] > 1024:
-        return "sdpa"
-    narrow = q.dtype == torch.float32 and q.shape[3] < 64
-    return "sdpa" if narrow and q.requires_grad and not rate else "eager"
+def _fastest(q: Tensor) -> str:
+    return "eager" if q.device.type == "cpu" and q.shape[2] <= 1024 else "sdpa"
 
 
 def attend(
@@ -270,7 +268,7 @@ def attend(
     if mask is not None:
         return F.scaled_dot_product_attention(q, k, v, mask, rate)
     if backend is None:
-        backend = _fastest(q, rate)
+        backend = _fastest(q)
     if backend == "flash_attn":
         from flash_attn import flash_attn_func
 

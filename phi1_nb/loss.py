@@ -41,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx = torch.empty_like(x) if wanted else None
         dw, db = (torch.empty_like(part, dtype=torch.float32) for part in (weight, bias))
         logits = x.new_empty(min(rows, n), len(weight))
-        p = torch.empty_like(logits, dtype=torch.float32)
+        p = logits.float()  # the same memory if that is fp32
         for start in range(0, n, rows):
             piece = slice(start, start + rows)
             logits, p = logits[: n - start], p[: n - start]
