@@ -43,13 +43,17 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     first.copy_(turned)
 
 
+def _apart(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out = qkv.permute(2, 0, 3, 1, 4).contiguous()
+    _turn(out[:2], cos, sin)
+    return out.unbind(0)
+
+
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv, cos, sin):
         ctx.save_for_backward(cos, sin)
-        out = qkv.permute(2, 0, 3, 1, 4).contiguous()
-        _turn(out[:2], cos, sin)
-        return out.unbind(0)
+        return _apart(qkv, cos, sin)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -70,7 +74,7 @@ def rotate(
         parts = [(x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]) for x in (q, k)]
         q, k = (torch.cat([a * cos - b * sin, b * cos + a * sin, c], -1) for a, b, c in parts)
         return q.contiguous(), k.contiguous(), v.contiguous()
-    return _Rotate.apply(qkv, cos, sin)
+    return (_Rotate.apply if torch.is_grad_enabled() else _apart)(qkv, cos, sin)
 
 # %% ../nbs/03p_attention.ipynb #263e3268
 def _keep_mask(shape: Sequence[int], rate: float, like: Tensor) -> Tensor:

@@ -62,12 +62,13 @@ def find_pages(
     head, row = owners // n_rows, owners % n_rows
     first = ((row * n_heads + head) * n_pages + page).int()[:, None]
     keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten()
-    values = (first * PAGE + torch.arange(PAGE, dtype=torch.int32)).flatten()
     each, ends = torch.arange(len(places) + 1, dtype=torch.int32), F.pad(used.cumsum(0), (1, 0))
     past = torch.arange(PAGE) > ((lengths - 1) % PAGE).repeat(n_heads)[:, None]
     bias = torch.zeros(past.shape, dtype=dtype).masked_fill_(past, float("-inf"))
-    parts = (keys, each * width), (values, ends.int() * PAGE)
-    return Pages(owners, places, longest, ends[1:] - 1, bias, *parts)
+    values, last = first * PAGE + torch.arange(PAGE, dtype=torch.int32), ends[1:] - 1
+    values[last] = torch.where(past, values[last, :1], values[last])
+    parts = (keys, each * width), (values.flatten(), ends.int() * PAGE)
+    return Pages(owners, places, longest, last, bias, *parts)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e013
 def attend_pages(
@@ -127,16 +128,24 @@ class _Store:
         else:
             self.keys[layer, :, :, :n_new] = k
 
-    def put(self, layer: int, columns: Tensor, k: Tensor, v: Tensor) -> None:
-        "Put columns (B, H, T, D) into `columns` (B, T)."
-        keys, values = self.keys[layer], self.values[layer]
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        k, v = (part.to(keys.dtype).transpose(1, 2) for part in (k, v))
-        values[rows, :, columns] = v
-        if self.paged:
-            keys[rows, :, columns // PAGE, :, columns % PAGE] = k
-        else:
-            keys[rows, :, columns] = k
+    def places(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        "Where a layer, as rows, has the values and the keys of columns (B, T); paged, each number."
+        n_rows, n_heads, capacity, width = self.values.shape[1:]
+        heads = torch.arange(n_rows * n_heads, device=columns.device).view(n_rows, n_heads, 1)
+        columns = columns[:, None]
+        rows = heads * capacity + columns
+        if not self.paged:
+            return rows.flatten(), rows.flatten()
+        corners = (rows - columns % PAGE) * width + columns % PAGE
+        return rows.flatten(), (corners[..., None] + PAGE * torch.arange(width)).flatten()
+
+    def put(self, layer: int, places: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> None:
+        "Put columns (B, H, T, D) into their `places`."
+        rows, entries = places
+        k, v = (part.to(self.keys.dtype).flatten(0, 2) for part in (k, v))
+        self.values[layer].flatten(0, 2).index_copy_(0, rows, v)
+        one = k.flatten() if self.paged else k
+        self.keys[layer].view(-1, *one.shape[1:]).index_copy_(0, entries, one)
 
     def past(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         "Keys and values (B, H, end, D) of the first columns."
@@ -188,21 +197,22 @@ class KVCache(_Rows):
         if not like.is_floating_point():
             raise ValueError(f"keys and values can't be {like.dtype}: take a floating-point dtype")
         super().__init__(config, n_rows, capacity, like)
-        self.capacity, self.columns = capacity, self.lengths[:, None]
+        self.capacity, self.new = capacity, self.places(self.lengths[:, None])
 
     def begin(self, n_new: int) -> tuple[Tensor, Tensor | Pages]:
         "The columns (B, T) that new tokens get, and what these may look at, for `attend`."
-        self.columns = self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
+        new = self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
+        self.new = self.places(new)
         if self.paged and n_new == 1:
             dtype = torch.promote_types(self.keys.dtype, torch.float32)
-            return self.columns, find_pages(self.lengths + 1, *self.keys.shape[2:5], dtype)
+            return new, find_pages(self.lengths + 1, *self.keys.shape[2:5], dtype)
         columns = torch.arange(self.longest + n_new, device=self.lengths.device)
-        return self.columns, (columns <= self.columns[..., None])[:, None]
+        return new, (columns <= new[..., None])[:, None]
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         "Store new columns (B, H, T, D) behind each row's end."
         if self.longest:
-            self.put(layer, self.columns, k, v)
+            self.put(layer, self.new, k, v)
         else:
             self.begin_rows(layer, k, v)
 

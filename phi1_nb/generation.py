@@ -58,12 +58,19 @@ def pick(
 ) -> Tensor:
     "The next token of each row, (B,). Raises `ValueError` for logits that are NaN."
     logits = logits.float()
-    if logits.amax(-1).isnan().any():
-        raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
     if temperature == 0:
-        return _likeliest(logits)
+        tokens = _likeliest(logits)
+        _check_numbers(logits.gather(1, tokens[:, None]))
+        return tokens
     p = torch.softmax(logits / temperature, -1)
+    _check_numbers(p[:, 0])
     return _draw(_nucleus(p, top_p) if top_p < 1 else p, uniform)
+
+
+def _check_numbers(some: Tensor) -> None:
+    "Raise `ValueError` for NaN: the largest logit of its row then, and all of its softmax."
+    if some.isnan().any():
+        raise ValueError("the logits are NaN: the weights are damaged, or training has diverged")
 
 
 def _nucleus(p: Tensor, top_p: float, n_likeliest: int = 64) -> Tensor:
