@@ -39,8 +39,6 @@ class Pages:
     "The pages in use: of each head one row's after the other's, n in all."
 
     owners: Tensor  # (n,): whose it is, head * B + row
-    places: Tensor  # (n,): each in a table (H * B, as many as the longest row has), flattened
-    longest: int  # pages
     last: Tensor  # (H * B,): which page is each owner's last
     bias: Tensor  # (H * B, PAGE): minus infinity past the end, in that page
     keys: tuple[Tensor, Tensor]  # rows and ends as in `sum_rows`, from keys to pages of scores
@@ -55,20 +53,20 @@ def find_pages(
     dtype: torch.dtype = torch.float32,  # of the scores
 ) -> Pages:
     "The pages of rows of some lengths, in stores as those of `KVCache`."
-    used = ((lengths + PAGE - 1) // PAGE).repeat(n_heads)
-    longest, n_rows = int(used.max()), len(lengths)
-    places = (torch.arange(longest) < used[:, None]).flatten().nonzero()[:, 0]
-    owners, page = places // longest, places % longest
-    head, row = owners // n_rows, owners % n_rows
-    first = ((row * n_heads + head) * n_pages + page).int()[:, None]
-    keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten()
-    each, ends = torch.arange(len(places) + 1, dtype=torch.int32), F.pad(used.cumsum(0), (1, 0))
-    past = torch.arange(PAGE) > ((lengths - 1) % PAGE).repeat(n_heads)[:, None]
+    used, column = (lengths + PAGE - 1) // PAGE, torch.arange(PAGE, dtype=torch.int32)
+    n_rows, head = len(lengths), torch.arange(n_heads)[:, None]
+    row, page = (torch.arange(int(used.max())) < used[:, None]).nonzero().unbind(1)
+    owners = (head * n_rows + row).flatten()
+    first = (head * n_pages + row * (n_heads * n_pages) + page).int()[..., None]
+    ends = F.pad(used.repeat(n_heads).cumsum(0), (1, 0))
+    past = column > ((lengths - 1) % PAGE)[:, None]
     bias = torch.zeros(past.shape, dtype=dtype).masked_fill_(past, float("-inf"))
-    values, last = first * PAGE + torch.arange(PAGE, dtype=torch.int32), ends[1:] - 1
-    values[last] = torch.where(past, values[last, :1], values[last])
-    parts = (keys, each * width), (values.flatten(), ends.int() * PAGE)
-    return Pages(owners, places, longest, last, bias, *parts)
+    within = column.repeat(len(page), 1)
+    within[ends[1 : n_rows + 1] - 1] = torch.where(past, 0, column)
+    keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten()
+    starts = torch.arange(0, len(keys) + 1, width, dtype=torch.int32)
+    values = (first * PAGE + within).flatten(), ends.int() * PAGE
+    return Pages(owners, ends[1:] - 1, bias.repeat(n_heads, 1), (keys, starts), values)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e013
 def attend_pages(
@@ -84,9 +82,8 @@ def attend_pages(
     queries = queries.index_select(0, owners)
     scores = sum_rows(keys.view(-1, PAGE), *pages.keys, queries.flatten()).to(dtype)
     scores.index_add_(0, pages.last, pages.bias)
-    highest = torch.full((n_owners * pages.longest,), float("-inf"), dtype=dtype)
-    highest[pages.places] = scores.amax(1)
-    highest = highest.view(n_owners, -1).amax(1)
+    highest = torch.full((n_owners,), float("-inf"), dtype=dtype)
+    highest.scatter_reduce_(0, owners, scores.amax(1), "amax")
     weights = scores.sub_(highest.index_select(0, owners)[:, None]).exp2_()
     total = torch.zeros(n_owners, dtype=dtype).index_add_(0, owners, weights.sum(1))
     out = sum_rows(values.view(-1, width), *pages.values, weights.to(values.dtype).flatten())
