@@ -23,9 +23,9 @@ def sum_rows(
     table: Tensor,  # (rows, width)
     rows: Tensor,  # (n,) int32: which rows, those of one sum after those of another
     ends: Tensor,  # (sums + 1,) int32: where the rows of each sum begin; at last their number
-    weights: Tensor,  # (n,), dtype of the table
+    weights: Tensor | None = None,  # (n,), dtype of the table; None: all one
 ) -> Tensor:
-    "Weighted sums of rows of a table, (sums, width); zero for a sum of none."
+    "Sums of rows of a table, weighted or not, (sums, width); zero for a sum of none."
     return F.embedding_bag(
         rows, table, ends, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
@@ -36,58 +36,62 @@ PAGE = 64
 
 @dataclass(frozen=True)
 class Pages:
-    "The pages in use: of each head one row's after the other's, n in all."
+    "The pages in use, n in all: row after row, and of a row page after page, each head by head."
 
-    owners: Tensor  # (n,): whose it is, head * B + row
-    last: Tensor  # (H * B,): which page is each owner's last
-    bias: Tensor  # (H * B, PAGE): minus infinity past the end, in that page
+    owners: Tensor  # (n,): whose it is, row * H + head
+    last: Tensor  # (B * H,): which page is each owner's last
+    bias: Tensor  # (B * H, PAGE): minus infinity past the end, in that page
     keys: tuple[Tensor, Tensor]  # rows and ends as in `sum_rows`, from keys to pages of scores
-    values: tuple[Tensor, Tensor]  # from values to the results of owners
+    values: tuple[Tensor, Tensor]  # from values to sums of pages
+    sums: tuple[Tensor, Tensor]  # from sums of pages to those of owners
 
 # %% ../nbs/03t_cache.ipynb #a3c5e018
 def find_pages(
     lengths: Tensor,  # (B,): columns of each row, at least 1
-    n_heads: int,
     n_pages: int,  # room of a row
+    n_heads: int,
     width: int,  # D
     dtype: torch.dtype = torch.float32,  # of the scores
 ) -> Pages:
     "The pages of rows of some lengths, in stores as those of `KVCache`."
     used, column = (lengths + PAGE - 1) // PAGE, torch.arange(PAGE, dtype=torch.int32)
-    n_rows, head = len(lengths), torch.arange(n_heads)[:, None]
     row, page = (torch.arange(int(used.max())) < used[:, None]).nonzero().unbind(1)
-    owners = (head * n_rows + row).flatten()
-    first = (head * n_pages + row * (n_heads * n_pages) + page).int()[..., None]
-    ends = F.pad(used.repeat(n_heads).cumsum(0), (1, 0))
+    head, ends = torch.arange(n_heads), F.pad(used.cumsum(0), (1, 0))
+    owners = (row[:, None] * n_heads + head).flatten()
+    last = ((ends[1:, None] - 1) * n_heads + head).flatten()
     past = column > ((lengths - 1) % PAGE)[:, None]
     bias = torch.zeros(past.shape, dtype=dtype).masked_fill_(past, float("-inf"))
-    within = column.repeat(len(page), 1)
-    within[ends[1 : n_rows + 1] - 1] = torch.where(past, 0, column)
+    first = ((row * n_pages + page)[:, None] * n_heads + head).int()[..., None]
     keys = (first * width + torch.arange(width, dtype=torch.int32)).flatten()
-    starts = torch.arange(0, len(keys) + 1, width, dtype=torch.int32)
-    values = (first * PAGE + within).flatten(), ends.int() * PAGE
-    return Pages(owners, ends[1:] - 1, bias.repeat(n_heads, 1), (keys, starts), values)
+    within = column.repeat(len(page), 1)
+    within[ends[1:] - 1] = torch.where(past, 0, column)
+    values = (first * PAGE + within[:, None]).flatten()
+    sums = owners.argsort(stable=True).int()
+    n_sums = F.pad(used.repeat_interleave(n_heads).cumsum(0), (1, 0)).int()
+    each = torch.arange(len(owners) + 1, dtype=torch.int32)
+    parts = (keys, each * width), (values, each * PAGE), (sums, n_sums)
+    return Pages(owners, last, bias.repeat_interleave(n_heads, 0), *parts)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e013
 def attend_pages(
     q: Tensor,  # (B, H, 1, D), of any dtype
-    keys: Tensor,  # (B, H, pages, D, PAGE)
-    values: Tensor,  # (B, H, pages * PAGE, D)
+    keys: Tensor,  # (B, pages, H, D, PAGE)
+    values: Tensor,  # (B, pages, H, PAGE, D)
     pages: Pages,
 ) -> Tensor:
     "Softmax attention of one query a row, with scale D^-0.5, (B, H, 1, D)."
-    n_rows, n_heads, _, width = q.shape
-    n_owners, owners, dtype = n_rows * n_heads, pages.owners, pages.bias.dtype
-    queries = (q.transpose(0, 1) * (width**-0.5 / math.log(2))).to(keys.dtype).flatten(0, 2)
+    width, owners, dtype = q.shape[3], pages.owners, pages.bias.dtype
+    queries = (q * (width**-0.5 / math.log(2))).to(keys.dtype).flatten(0, 2)
     queries = queries.index_select(0, owners)
     scores = sum_rows(keys.view(-1, PAGE), *pages.keys, queries.flatten()).to(dtype)
     scores.index_add_(0, pages.last, pages.bias)
-    highest = torch.full((n_owners,), float("-inf"), dtype=dtype)
+    highest = torch.full((len(pages.last),), float("-inf"), dtype=dtype)
     highest.scatter_reduce_(0, owners, scores.amax(1), "amax")
     weights = scores.sub_(highest.index_select(0, owners)[:, None]).exp2_()
-    total = torch.zeros(n_owners, dtype=dtype).index_add_(0, owners, weights.sum(1))
-    out = sum_rows(values.view(-1, width), *pages.values, weights.to(values.dtype).flatten())
-    return (out / total[:, None]).to(q.dtype).view(n_heads, n_rows, 1, width).transpose(0, 1)
+    total = torch.zeros(len(highest), dtype=dtype).index_add_(0, owners, weights.sum(1))
+    parts = sum_rows(values.view(-1, width), *pages.values, weights.to(values.dtype).flatten())
+    out = sum_rows(parts.to(dtype), *pages.sums) / total[:, None]
+    return out.to(q.dtype).view(q.shape)
 
 # %% ../nbs/03t_cache.ipynb #5e1b7c41
 def zeros(
@@ -105,50 +109,61 @@ def zeros(
     return torch.frombuffer(memory, dtype=like.dtype, count=n).view(shape)
 
 # %% ../nbs/03t_cache.ipynb #a3c5e016
-class _Store:
+class _Memory:
     "Memory for the keys and values of all layers."
 
     def __init__(self, config: ModelConfig, n_rows: int, capacity: int, like: Tensor):
-        shape, n_pages = (config.n_layers, n_rows, config.n_heads), -(-capacity // PAGE)
-        self.paged = like.device.type == "cpu"
-        self.values = zeros(like, (*shape, n_pages * PAGE, config.d_head))
-        columns = (n_pages, config.d_head, PAGE) if self.paged else self.values.shape[3:]
+        shape, n_pages = (config.n_layers, n_rows), -(-capacity // PAGE)
+        self.paged, n_heads, width = like.device.type == "cpu", config.n_heads, config.d_head
+        columns = (n_pages, n_heads, PAGE) if self.paged else (n_heads, n_pages * PAGE)
+        self.values = zeros(like, (*shape, *columns, width))
+        columns = (n_pages, n_heads, width, PAGE) if self.paged else (*columns, width)
         self.keys = zeros(like, (*shape, *columns))
 
     def begin_rows(self, layer: int, k: Tensor, v: Tensor) -> None:
         "Put columns (B, H, T, D) where the rows begin."
         n_new, n_pages = k.shape[2], -(-k.shape[2] // PAGE)
-        self.values[layer, :, :, :n_new] = v
+        keys, values = self.keys[layer], self.values[layer]
         if self.paged:
-            k = F.pad(k, (0, 0, 0, n_pages * PAGE - n_new)).unflatten(2, (n_pages, PAGE))
-            self.keys[layer, :, :, :n_pages] = k.transpose(3, 4)
+            parts = (F.pad(part, (0, 0, 0, n_pages * PAGE - n_new)) for part in (k, v))
+            k, v = (part.unflatten(2, (n_pages, PAGE)).transpose(1, 2) for part in parts)
+            keys[:, :n_pages], values[:, :n_pages] = k.transpose(3, 4), v
         else:
-            self.keys[layer, :, :, :n_new] = k
+            keys[:, :, :n_new], values[:, :, :n_new] = k, v
+
+    def past(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        "Keys and values (B, H, end, D) of the first columns."
+        keys, values = self.keys[layer], self.values[layer]
+        if self.paged:
+            keys, values = (part[:, : -(-end // PAGE)].transpose(1, 2) for part in (keys, values))
+            keys, values = keys.transpose(3, 4).flatten(2, 3), values.flatten(2, 3)
+        return keys[:, :, :end], values[:, :, :end]
+
+# %% ../nbs/03t_cache.ipynb #a3c5e025
+class _Store(_Memory):
+    "Memory that columns of rows are put into."
 
     def places(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         "Where a layer, as rows, has the values and the keys of columns (B, T); paged, each number."
-        n_rows, n_heads, capacity, width = self.values.shape[1:]
-        heads = torch.arange(n_rows * n_heads, device=columns.device).view(n_rows, n_heads, 1)
-        columns = columns[:, None]
-        rows = heads * capacity + columns
+        row, columns = torch.arange(len(columns), device=columns.device), columns[:, None]
         if not self.paged:
-            return rows.flatten(), rows.flatten()
-        corners = (rows - columns % PAGE) * width + columns % PAGE
-        return rows.flatten(), (corners[..., None] + PAGE * torch.arange(width)).flatten()
+            n_heads, capacity, _ = self.values.shape[2:]
+            head = torch.arange(n_heads, device=columns.device)[:, None]
+            rows = ((row[:, None, None] * n_heads + head) * capacity + columns).flatten()
+            return rows, rows
+        n_pages, n_heads, width = self.keys.shape[2:5]
+        page = row[:, None, None] * n_pages + columns // PAGE
+        first, column = page * n_heads + torch.arange(n_heads)[:, None], columns % PAGE
+        entries = (first * width * PAGE + column)[..., None] + PAGE * torch.arange(width)
+        return (first * PAGE + column).flatten(), entries.flatten()
 
     def put(self, layer: int, places: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> None:
         "Put columns (B, H, T, D) into their `places`."
         rows, entries = places
         k, v = (part.to(self.keys.dtype).flatten(0, 2) for part in (k, v))
-        self.values[layer].flatten(0, 2).index_copy_(0, rows, v)
+        self.values[layer].view(-1, v.shape[1]).index_copy_(0, rows, v)
         one = k.flatten() if self.paged else k
         self.keys[layer].view(-1, *one.shape[1:]).index_copy_(0, entries, one)
-
-    def past(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        "Keys and values (B, H, end, D) of the first columns."
-        keys = self.keys[layer]
-        keys = keys.transpose(3, 4).flatten(2, 3) if self.paged else keys
-        return keys[:, :, :end], self.values[layer, :, :, :end]
 
 # %% ../nbs/03t_cache.ipynb #a3c5e021
 class _Rows(_Store):
