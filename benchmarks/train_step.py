@@ -8,7 +8,8 @@ run as they are and, with --compile, compiled too (ours by `compile_blocks`, a p
 faster of ours. One shape and dtype a call, rows of others stay.
 All run in the environment of `common.settle`. With --keep FILE every round is kept as it ends, and
 the rounds of earlier calls count too.
-"matmul" compares the step's arithmetic with the fastest large matrix product of this machine.
+Two bounds: "matmul" does the step's arithmetic at the rate of this machine's fastest large matrix
+product; "products alone" does the step's own products, in their shapes, and nothing else.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from benchmarks.peers import SHAPES, trainable
 from phi1_nb.model import compile_blocks, count_parameters
 
 PEERS = ("transformers", "litgpt", "nanogpt")
+BOUNDS = ("products alone", "matmul")
 
 
 def stepper(name: str, config, batch: int, dtype: str, compiled: bool):
@@ -60,6 +62,36 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 2048**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
+def products_alone(config, batch: int, dtype: str):
+    "A function that makes a step's products alone, and returns tokens a second."
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    d, n, n_heads = config.d_model, batch * config.context_length, config.n_heads * batch
+    widths = {(d, 3 * d): 1, (d, d): 1, (d, config.d_mlp): 1, (config.d_mlp, d): 1}
+    times = {shape: each * config.n_layers for shape, each in widths.items()}
+    times[d, config.vocab_size] = 1
+    made = {shape: [torch.randn(n, side).to(kind) for side in shape] for shape in times}
+    found = {shape: [torch.empty_like(side) for side in pair] for shape, pair in made.items()}
+    weights = {shape: torch.randn(*reversed(shape)).to(kind) for shape in times}
+    half = config.context_length // 2  # of the keys, which is what the causal mask leaves
+    q = torch.randn(n_heads, config.context_length, config.d_head).to(kind)
+    k, p = q[:, :half].contiguous(), torch.rand(n_heads, 2 * half, half).to(kind)
+
+    def step():
+        for shape, count in times.items():
+            (x, y), (dx, out), weight = made[shape], found[shape], weights[shape]
+            for _ in range(count):
+                torch.mm(x, weight.t(), out=out)
+                torch.mm(y, weight, out=dx)
+                torch.mm(y.t(), x)
+        for _ in range(config.n_layers):
+            for _ in range(2):
+                torch.bmm(q, k.transpose(1, 2), out=p)
+                torch.bmm(p, k)
+                torch.bmm(p.transpose(1, 2), q)
+
+    return lambda: n / seconds(step)
+
+
 def main():
     settle()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,6 +115,7 @@ def main():
         tasks[label] = stepper(name, config, how.batch or batch, how.dtype, compiled)
         print(label, "first step", flush=True)
         tasks[label](), tasks[label]()
+    tasks["products alone"] = products_alone(config, how.batch or batch, how.dtype)
     tasks["matmul"] = lambda: matmul_rate(how.dtype) / flops_per_token(config)
     values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
     for _ in range(how.rounds):
@@ -93,11 +126,11 @@ def main():
     case = f"{how.shape} {how.dtype} tokens/s"
     middle = {name: statistics.median(found) for name, found in values.items()}
     ours = max((name for name in values if name.startswith("ours")), key=middle.get)
-    peers = sorted((name for name in values if not name.startswith("ours")), key="matmul".__eq__)
+    peers = [name for name in values if not name.startswith("ours") and name not in BOUNDS]
     case = case.replace(" tokens/s", f"{ours.removeprefix('ours')}, tokens/s")
-    rows = [row(case, name, values[ours], values[name]) for name in peers]
+    rows = [row(case, name, values[ours], values[name]) for name in (*peers, *BOUNDS)]
     write("train_step", rows)
-    best = max(peers[:-1], key=middle.get)
+    best = max(peers, key=middle.get)
     print(f"{case}: {rows[-1]['ratio']:.0%} of the matmul rate; best peer {best}")
     print({line["peer"]: line["ratio"] for line in rows})
 
