@@ -4,6 +4,7 @@
 
 Each case runs in a process of its own; what counts is the highest resident memory above that of
 the same process with the model made and nothing run. Lower is better, so a ratio is peer / ours.
+llama.cpp keeps keys and values in 16 bits: ours is measured so too, and exact.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import resource
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from benchmarks.common import require, row, write
 from benchmarks.decoding import study_tokenizer, transformers_generate
@@ -41,9 +44,9 @@ def decode(shape: str, peer: str, n_prompts: int = 164, n: int = 64) -> float:
     "Megabytes for `n_prompts` texts of 200 tokens and `n` new ones, all decoded together."
     config = replace(SHAPES[shape][0], context_length=1024)
     prompts = [[i % 4000 + 1] * 200 for i in range(n_prompts)]
-    if peer == "ours":
-        model = Phi(config).eval()
-        run = lambda some, n: generate(model, some, max_new_tokens=n)  # noqa: E731
+    if peer.startswith("ours"):
+        model, how = Phi(config).eval(), {"cache_dtype": torch.float16} if "fp16" in peer else {}
+        run = lambda some, n: generate(model, some, max_new_tokens=n, **how)  # noqa: E731
     elif peer == "transformers":
         model = transformers_model(config).eval()
         run = lambda some, n: transformers_generate(model, some, n, 0.0, n_prompts)  # noqa: E731
@@ -69,6 +72,9 @@ def measure(kind: str, shape: str, peer: str, runs: int) -> list[float]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=["train", "decode"], nargs="+", help="what to measure")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=["nano", "micro"], help="of training steps"
+    )
     parser.add_argument("--runs", type=int, default=5, help="processes for each number")
     how = parser.parse_args()
     wanted = how.only or ["train", "decode"]
@@ -76,12 +82,15 @@ def main():
     require("transformers", *(name for kind in wanted for name in needed[kind]))
     import transformers.models.phi.modeling_phi  # noqa: F401
 
-    cases = [("train", shape, "bf16 step") for shape in ("nano", "micro")]
-    for kind, shape, what in [*cases, ("decode", "nano", "164 prompts of 200, 64 new")]:
+    texts = "164 prompts of 200, 64 new"
+    cases = [("train", "ours", shape, "bf16 step") for shape in how.shapes]
+    cases += [("decode", "ours", "nano", texts)]
+    cases += [("decode", "ours fp16", "nano", f"{texts}, ours with an fp16 cache")]
+    for kind, who, shape, what in cases:
         if kind not in wanted:
             continue
         peers = ("transformers", "litgpt", "nanogpt") if kind == "train" else ()
-        ours = measure(kind, shape, "ours", how.runs)
+        ours = measure(kind, shape, who, how.runs)
         for peer in peers or ("transformers", "llama.cpp"):
             theirs = measure(kind, shape, peer, how.runs)
             line = row(f"{kind} {shape}, {what}, MB", peer, ours, theirs, lower_is_better=True)
