@@ -209,7 +209,7 @@ class KVCache(_Rows):
         if not like.is_floating_point():
             raise ValueError(f"keys and values can't be {like.dtype}: take a floating-point dtype")
         super().__init__(config, n_rows, capacity, like)
-        self.capacity, self.new = capacity, self.places(self.lengths[:, None])
+        self.capacity, self.new = capacity, None  # `new`: what `begin` finds
 
     def begin(self, n_new: int) -> tuple[Tensor, Tensor | Pages]:
         "The columns (B, T) that new tokens get, and what these may look at, for `attend`."
