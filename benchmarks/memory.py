@@ -1,6 +1,6 @@
 """Peak memory of a training step and of decoding: ours against the same peers.
 
-    python -m benchmarks.memory [--only train decode] [--runs 5]
+    python -m benchmarks.memory [--only train decode] [--shapes nano micro] [--runs 5]
 
 Each case runs in a process of its own; what counts is the highest resident memory above that of
 the same process with the model made and nothing run. Lower is better, so a ratio is peer / ours.

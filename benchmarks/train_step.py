@@ -8,13 +8,15 @@ run as they are and, with --compile, compiled too (ours by `compile_blocks`, a p
 faster of ours. One shape and dtype a call, rows of others stay.
 All run in the environment of `common.settle`. With --keep FILE every round is kept as it ends, and
 the rounds of earlier calls count too.
-Two bounds: "matmul" does the step's arithmetic at the rate of this machine's fastest large matrix
-product; "products alone" does the step's own products, in their shapes, and nothing else.
+Three bounds: "matmul" does the step's arithmetic at the rate of this machine's fastest large matrix
+product; "products alone" does the step's own products, in their shapes, and nothing else;
+"products and update" does clipping and AdamW too.
 """
 
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +26,18 @@ from benchmarks.peers import SHAPES, trainable
 from phi1_nb.model import compile_blocks, count_parameters
 
 PEERS = ("transformers", "litgpt", "nanogpt")
-BOUNDS = ("products alone", "matmul")
+BOUNDS = ("products alone", "products and update", "matmul")
+
+
+def updater(module):
+    "A function that clips the gradients and lets AdamW learn from them."
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+
+    def update():
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    return update
 
 
 def stepper(name: str, config, batch: int, dtype: str, compiled: bool):
@@ -34,7 +47,7 @@ def stepper(name: str, config, batch: int, dtype: str, compiled: bool):
         run = compile_blocks(module) if compiled else module
     else:
         run = torch.compile(module) if compiled else module
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+    update = updater(module)
     data = torch.randint(config.vocab_size, (batch, config.context_length + 1))
     ids, labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
 
@@ -42,9 +55,8 @@ def stepper(name: str, config, batch: int, dtype: str, compiled: bool):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
             loss = run(ids, labels)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        update()
+        module.zero_grad()
 
     return lambda: ids.numel() / seconds(step)
 
@@ -62,13 +74,20 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 2048**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
-def products_alone(config, batch: int, dtype: str):
-    "A function that makes a step's products alone, and returns tokens a second."
+def idle_update(config):
+    "The update of our model, whose gradients are random and stay."
+    module = trainable("ours", config)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return updater(module)
+
+
+def products(config, batch: int, dtype: str, update=lambda: None):
+    "A function that makes a step's products and an update, and returns tokens a second."
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     d, n, n_heads = config.d_model, batch * config.context_length, config.n_heads * batch
-    widths = {(d, 3 * d): 1, (d, d): 1, (d, config.d_mlp): 1, (config.d_mlp, d): 1}
-    times = {shape: each * config.n_layers for shape, each in widths.items()}
-    times[d, config.vocab_size] = 1
+    layer = (d, 3 * d), (d, d), (d, config.d_mlp), (config.d_mlp, d)
+    times = dict.fromkeys(layer, config.n_layers) | {(d, config.vocab_size): 1}
     made = {shape: [torch.randn(n, side).to(kind) for side in shape] for shape in times}
     found = {shape: [torch.empty_like(side) for side in pair] for shape, pair in made.items()}
     weights = {shape: torch.randn(*reversed(shape)).to(kind) for shape in times}
@@ -88,6 +107,7 @@ def products_alone(config, batch: int, dtype: str):
                 torch.bmm(q, k.transpose(1, 2), out=p)
                 torch.bmm(p, k)
                 torch.bmm(p.transpose(1, 2), q)
+        update()
 
     return lambda: n / seconds(step)
 
@@ -115,7 +135,9 @@ def main():
         tasks[label] = stepper(name, config, how.batch or batch, how.dtype, compiled)
         print(label, "first step", flush=True)
         tasks[label](), tasks[label]()
-    tasks["products alone"] = products_alone(config, how.batch or batch, how.dtype)
+    bound = partial(products, config, how.batch or batch, how.dtype)
+    tasks["products alone"] = bound()
+    tasks["products and update"] = bound(idle_update(config))
     tasks["matmul"] = lambda: matmul_rate(how.dtype) / flops_per_token(config)
     values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
     for _ in range(how.rounds):
