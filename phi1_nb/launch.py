@@ -76,6 +76,7 @@ def rank_environment(
             "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
             "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
             "MALLOC_TOP_PAD_": str(1 << 26),
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         }
     return wanted | os.environ
 

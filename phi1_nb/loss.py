@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import product
+
 # %% ../nbs/03q_loss.ipynb #005d73bd
 def cross_entropy(
     logits: Tensor,  # (..., V), any float dtype
@@ -30,6 +32,40 @@ def _finished(total: Tensor, scale: Tensor, made: torch.dtype, dtype: torch.dtyp
         part.copy_(part.mul_(scale).to(made))
     return total
 
+# %% ../nbs/03q_loss.ipynb #5c9d0e11
+def _finish(p: Tensor, labels: Tensor, wanted: bool) -> Tensor:
+    "Losses (N,) of the logits `p` (N, V), fp32, which become the gradient of their sum if wanted."
+    label, counted = labels[:, None].clamp(min=0), labels[:, None] != -100
+    highest, at_label = p.amax(1, keepdim=True), p.gather(1, label)
+    torch.softmax(p, -1, out=p)
+    loss = (highest - p.amax(1, keepdim=True).log() - at_label) * counted
+    if wanted:
+        p.scatter_(1, label, torch.expm1(-loss))
+        if not counted.all():
+            p.mul_(counted)
+    return loss[:, 0]
+
+# %% ../nbs/03q_loss.ipynb #5c9d0e13
+def _exactly(
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Losses (N,) and the gradients of their sum, in fp32 on a CPU."
+    losses, dx, db = x.new_empty(len(x)), torch.empty_like(x), torch.zeros_like(bias)
+    turned = len(weight) <= _COLUMNS
+    dw = torch.zeros_like(weight.t() if turned else weight, memory_format=torch.contiguous_format)
+    for start in range(0, len(x), rows):
+        piece, p = slice(start, start + rows), None  # nothing holds the memory of the last
+        p = product(x[piece], weight, bias)
+        losses[piece] = _finish(p, labels[piece], True)
+        dx[piece] = product(p, weight.t(), None)
+        db += p.sum(0)
+        if turned:
+            dw += product(x[piece].t().contiguous(), p.t(), None)
+        else:
+            for total, part in zip(dw.split(_COLUMNS), p.split(_COLUMNS, 1), strict=True):
+                total += part.t() @ x[piece]
+    return losses, dx, dw.t().contiguous() if turned else dw, db
+
 # %% ../nbs/03q_loss.ipynb #3cabd5fe
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
@@ -37,6 +73,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.dtypes = weight.dtype, bias.dtype
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         n, wanted = len(x), any(ctx.needs_input_grad)
+        n_labels = (labels != -100).sum()
+        if wanted and x.device.type == "cpu" and x.dtype == torch.float32:
+            losses, *ctx.made = *_exactly(x, weight, bias, labels, rows), n_labels
+            return losses.sum() / n_labels
         losses = torch.empty(n, dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x) if wanted else None
         dw, db = (torch.empty_like(part, dtype=torch.float32) for part in (weight, bias))
@@ -45,21 +85,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, n, rows):
             piece = slice(start, start + rows)
             logits, p = logits[: n - start], p[: n - start]
-            label, counted = labels[piece, None].clamp(min=0), labels[piece, None] != -100
-            p.copy_(torch.addmm(bias, x[piece], weight.t(), out=logits))
-            highest, at_label = p.amax(1, keepdim=True), p.gather(1, label)
-            torch.softmax(p, -1, out=p)
-            loss = (highest - p.amax(1, keepdim=True).log() - at_label) * counted
-            losses[piece] = loss[:, 0]
+            torch.addmm(bias, x[piece], weight.t(), out=logits)
+            if logits.dtype != p.dtype:
+                p.copy_(logits)
+            losses[piece] = _finish(p, labels[piece], wanted)
             if wanted:
-                p.scatter_(1, label, torch.expm1(-loss))
-                d = logits.copy_(p if counted.all() else p.mul_(counted))
+                d = p if logits.dtype == p.dtype else logits.copy_(p)
                 torch.mm(d, weight, out=dx[piece])
                 db = db + p.sum(0) if start else p.sum(0)
                 for total, part in zip(dw.split(_COLUMNS), d.split(_COLUMNS, 1), strict=True):
                     found = part.t() @ x[piece]
                     total.add_(found) if start else total.copy_(found)
-        n_labels = (labels != -100).sum()
         ctx.made = dx, dw, db, n_labels
         return losses.sum() / n_labels
 

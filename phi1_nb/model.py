@@ -26,6 +26,7 @@ from phi1_nb.attention import (
 )
 from .cache import KVCache, Pages
 from .config import ModelConfig
+from .linear import Linear
 from .loss import Head
 
 # %% ../nbs/03a_model.ipynb #ddb60968
@@ -36,8 +37,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.backend, self.rate = layer, backend, config.attn_dropout
         self.n_heads, self.d_head = config.n_heads, config.d_head
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.qkv = Linear(config.d_model, 3 * config.d_model)
+        self.dense = Linear(config.d_model, config.d_model)
 
     def forward(
         self,
@@ -75,8 +76,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
         self.attention = Attention(config, layer, backend)
-        self.fc1 = nn.Linear(config.d_model, config.d_mlp)
-        self.fc2 = nn.Linear(config.d_mlp, config.d_model)
+        self.fc1 = Linear(config.d_model, config.d_mlp)
+        self.fc2 = Linear(config.d_mlp, config.d_model)
         self.rate = config.resid_dropout
 
     def forward(
