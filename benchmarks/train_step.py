@@ -6,23 +6,27 @@ A step is forward, loss, backward, clipping at 1 and fused AdamW, on the same ba
 run as they are and, with --compile, compiled too (ours by `compile_blocks`, a peer whole), or with
 "--compile only" compiled alone, where memory is short; a row is written for each peer, against the
 faster of ours. One shape and dtype a call, rows of others stay.
-All run in the environment of `common.settle`. With --keep FILE every round is kept as it ends, and
-the rounds of earlier calls count too.
-Three bounds: "matmul" does the step's arithmetic at the rate of this machine's fastest large matrix
-product; "products alone" does the step's own products, in their shapes, and nothing else;
-"products and update" does clipping and AdamW too.
+Each runs in a process of its own, as in training, in the environment of `common.settle`; they
+wait for each other, asleep. With --keep FILE every round is kept as it ends, and the
+rounds of earlier calls count too.
+To compare with: "matmul" does the step's arithmetic at the rate of this machine's fastest large
+matrix product, PyTorch's or oneDNN's; "products alone" does the step's own products, in their
+shapes and as PyTorch does them, and nothing else; "products and update" does clipping and AdamW
+too. Steps whose products are PyTorch's can't be faster than those.
 """
 
 import argparse
 import json
 import statistics
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from benchmarks.common import interleaved, require, row, seconds, settle, write
 from benchmarks.peers import SHAPES, trainable
+from phi1_nb.linear import product
 from phi1_nb.model import compile_blocks, count_parameters
 
 PEERS = ("transformers", "litgpt", "nanogpt")
@@ -71,7 +75,8 @@ def matmul_rate(dtype: str) -> float:
     "FLOP a second of one product of 2048 x 2048 matrices."
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     a, b = torch.randn(2, 2048, 2048).to(kind).unbind(0)
-    return 2 * 2048**3 / min(seconds(lambda: a @ b) for _ in range(5))
+    ways = (lambda: a @ b), (lambda: product(a, b, None))
+    return 2 * 2048**3 / min(seconds(way) for way in ways for _ in range(5))
 
 
 def idle_update(config):
@@ -112,6 +117,45 @@ def products(config, batch: int, dtype: str, update=lambda: None):
     return lambda: n / seconds(step)
 
 
+def runner(label: str, shape: str, dtype: str, batch: int | None):
+    "A function that measures once what `label` stands for, in tokens a second."
+    config, usual = SHAPES[shape]
+    batch = batch or usual
+    if label == "matmul":
+        return lambda: matmul_rate(dtype) / flops_per_token(config)
+    if label == "products alone":
+        return products(config, batch, dtype)
+    if label == "products and update":
+        return products(config, batch, dtype, idle_update(config))
+    name, _, compiled = label.partition(" ")
+    return stepper(name, config, batch, dtype, bool(compiled))
+
+
+def serve(label: str, how: argparse.Namespace) -> None:
+    "Measure once for each line of the input."
+    run = runner(label, how.shape, how.dtype, how.batch)
+    for _ in sys.stdin:
+        print("measured", run(), flush=True)
+
+
+class Contestant:
+    "A process that serves; called, it measures once."
+
+    def __init__(self, label: str):
+        command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--serve", label]
+        self.label = label
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self) -> float:
+        print(file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("measured "):
+                return float(line.split()[1])
+        sys.exit(f"{self.label} ended before it had measured anything")
+
+
 def main():
     settle()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,24 +165,20 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     how = parser.parse_args()
     require("transformers", "litgpt")
-    config, batch = SHAPES[how.shape]
-    names = [("ours", False), *((peer, False) for peer in PEERS)]
-    if config.attn_dropout:
-        names.remove(("litgpt", False))
-    also = [(name, True) for name, _ in names] if how.compile else []
-    names = also if how.compile == "only" else names + also
+    if how.serve:
+        return serve(how.serve, how)
+    names = ["ours", *PEERS]
+    if SHAPES[how.shape][0].attn_dropout:
+        names.remove("litgpt")
+    also = [f"{name} compiled" for name in names] if how.compile else []
     tasks = {}
-    for name, compiled in names:
-        label = f"{name}{' compiled' if compiled else ''}"
-        tasks[label] = stepper(name, config, how.batch or batch, how.dtype, compiled)
+    for label in (*(also if how.compile == "only" else names + also), *BOUNDS):
+        tasks[label] = Contestant(label)
         print(label, "first step", flush=True)
         tasks[label](), tasks[label]()
-    bound = partial(products, config, how.batch or batch, how.dtype)
-    tasks["products alone"] = bound()
-    tasks["products and update"] = bound(idle_update(config))
-    tasks["matmul"] = lambda: matmul_rate(how.dtype) / flops_per_token(config)
     values = json.loads(how.keep.read_text()) if how.keep and how.keep.exists() else {}
     for _ in range(how.rounds):
         found = interleaved(tasks, 1)

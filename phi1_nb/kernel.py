@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fits', 'attend_in_cache']
 
-# %% ../nbs/03v_kernel.ipynb #6943358a
+# %% ../nbs/03v_kernel.ipynb #0433a44c
 import ctypes
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# %% ../nbs/03v_kernel.ipynb #12d47d5c
+# %% ../nbs/03v_kernel.ipynb #c48cb64a
 _TILES = r"""
 #include <algorithm>
 #include <cmath>
@@ -58,19 +58,19 @@ SMALL void tile(int n, const float* a, int row_s, int col_s, const float* b, int
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #fe5bf968
+# %% ../nbs/03v_kernel.ipynb #cc04be43
 _PRODUCT = r"""
 template <bool ADD>
 static void product(int m, int n, int width, const float* a, int row_s, int col_s,
-                    const float* b, int b_s, float* c, int c_s) {
-  for (int j = 0; j < width; j += 2 * W) {
+                    const float* b, int b_s, int panel, float* c, int c_s) {
+  for (int j = 0; j < width; j += 2 * W, b += panel) {
     int i = 0;
     for (; i + ROWS <= m; i += ROWS)
-      tile<ROWS, ADD>(n, a + i * row_s, row_s, col_s, b + j, b_s, c + i * c_s + j, c_s);
+      tile<ROWS, ADD>(n, a + i * row_s, row_s, col_s, b, b_s, c + i * c_s + j, c_s);
     for (; i + 2 <= m; i += 2)
-      tile<2, ADD>(n, a + i * row_s, row_s, col_s, b + j, b_s, c + i * c_s + j, c_s);
+      tile<2, ADD>(n, a + i * row_s, row_s, col_s, b, b_s, c + i * c_s + j, c_s);
     for (; i < m; i++)
-      tile<1, ADD>(n, a + i * row_s, row_s, col_s, b + j, b_s, c + i * c_s + j, c_s);
+      tile<1, ADD>(n, a + i * row_s, row_s, col_s, b, b_s, c + i * c_s + j, c_s);
   }
 }
 
@@ -94,32 +94,34 @@ SMALL float total(vec x) { float s = 0; for (int i = 0; i < W; i++) s += x[i]; r
 
 static void transpose(int t, int d, const float* x, float* out) {
   for (int i = 0; i < t; i++)
-    for (int j = 0; j < d; j++) out[j * t + i] = x[i * d + j];
+    for (int j = 0; j < d; j++) out[(i / (2 * W) * d + j) * 2 * W + i % (2 * W)] = x[i * d + j];
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #1af9f495
+# %% ../nbs/03v_kernel.ipynb #0561d85a
 _FORWARD = r"""
-constexpr int QUERIES = 60;
+constexpr int QUERIES = 48;
 
 static int padded(int n) { return (n + 2 * W - 1) / (2 * W) * (2 * W); }
 
 extern "C" void forward(int threads, int64_t rows, int T, int D, const float* q,
                         const float* k, const float* v, float* out, float* logs) {
+  const int S = T + W;  // rows that far apart don't compete for a place in the cache
   const float scale = 1 / std::sqrt(float(D));
   #pragma omp parallel num_threads(threads)
   {
-    std::unique_ptr<float[]> keys(new float[T * D]), p(new float[QUERIES * T]);
+    std::unique_ptr<float[]> keys(new float[T * D]), p(new float[QUERIES * S]);
     #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < rows; b++) {
       const int64_t at = b * T * D;
       transpose(T, D, k + at, keys.get());
       for (int s = 0; s < T; s += QUERIES) {
         const int m = std::min(QUERIES, T - s), n = padded(s + m);
-        product<false>(m, D, n, q + at + s * D, D, 1, keys.get(), T, p.get(), T);
+        product<false>(m, D, n, q + at + s * D, D, 1, keys.get(), 2 * W, 2 * W * D,
+                       p.get(), S);
         float shares[QUERIES];
         for (int i = 0; i < m; i++) {
-          float* row = p.get() + i * T;
+          float* row = p.get() + i * S;
           std::fill(row + s + i + 1, row + n, -INFINITY);
           vec most = load(row), sum = {};
           for (int j = W; j < n; j += W) most = load(row + j) > most ? load(row + j) : most;
@@ -136,10 +138,10 @@ extern "C" void forward(int threads, int64_t rows, int T, int D, const float* q,
         }
 """
 
-# %% ../nbs/03v_kernel.ipynb #978f5c20
+# %% ../nbs/03v_kernel.ipynb #9f6c539a
 _FORWARD_END = r"""
         float* o = out + at + s * D;
-        product<false>(m, s + m, D, p.get(), T, 1, v + at, D, o, D);
+        product<false>(m, s + m, D, p.get(), S, 1, v + at, D, 2 * W, o, D);
         for (int i = 0; i < m; i++)
           for (int j = 0; j < D; j += W) store(o + i * D + j, load(o + i * D + j) * shares[i]);
       }
@@ -148,16 +150,17 @@ _FORWARD_END = r"""
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #d916b8fd
+# %% ../nbs/03v_kernel.ipynb #9bbde19d
 _BACKWARD = r"""
 extern "C" void backward(int threads, int64_t rows, int T, int D, const float* g,
                          const float* q, const float* k, const float* v, const float* out,
                          const float* logs, float* dq, float* dk, float* dv) {
+  const int S = T + W;  // rows that far apart don't compete for a place in the cache
   const float scale = 1 / std::sqrt(float(D));
   #pragma omp parallel num_threads(threads)
   {
     std::unique_ptr<float[]> keys(new float[T * D]), values(new float[T * D]);
-    std::unique_ptr<float[]> p(new float[QUERIES * T]), d(new float[QUERIES * T]);
+    std::unique_ptr<float[]> p(new float[QUERIES * S]), d(new float[QUERIES * S]);
     #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < rows; b++) {
       const int64_t at = b * T * D;
@@ -168,10 +171,12 @@ extern "C" void backward(int threads, int64_t rows, int T, int D, const float* g
       for (int s = 0; s < T; s += QUERIES) {
         const int m = std::min(QUERIES, T - s), n = padded(s + m);
         const int64_t here = at + s * D;
-        product<false>(m, D, n, q + here, D, 1, keys.get(), T, p.get(), T);
-        product<false>(m, D, n, g + here, D, 1, values.get(), T, d.get(), T);
+        product<false>(m, D, n, q + here, D, 1, keys.get(), 2 * W, 2 * W * D,
+                       p.get(), S);
+        product<false>(m, D, n, g + here, D, 1, values.get(), 2 * W, 2 * W * D,
+                       d.get(), S);
         for (int i = 0; i < m; i++) {
-          float *weights = p.get() + i * T, *change = d.get() + i * T;
+          float *weights = p.get() + i * S, *change = d.get() + i * S;
           vec dots = {};
           for (int j = i * D; j < (i + 1) * D; j += W)
             dots += load(g + here + j) * load(out + here + j);
@@ -186,18 +191,18 @@ extern "C" void backward(int threads, int64_t rows, int T, int D, const float* g
         }
 """
 
-# %% ../nbs/03v_kernel.ipynb #59217c71
+# %% ../nbs/03v_kernel.ipynb #83bb7bde
 _BACKWARD_END = r"""
-        product<false>(m, s + m, D, d.get(), T, 1, k + at, D, dq + here, D);
-        product<true>(s + m, m, D, d.get(), 1, T, q + here, D, dk + at, D);
-        product<true>(s + m, m, D, p.get(), 1, T, g + here, D, dv + at, D);
+        product<false>(m, s + m, D, d.get(), S, 1, k + at, D, 2 * W, dq + here, D);
+        product<true>(s + m, m, D, d.get(), 1, S, q + here, D, 2 * W, dk + at, D);
+        product<true>(s + m, m, D, p.get(), 1, S, g + here, D, 2 * W, dv + at, D);
       }
     }
   }
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #966b0935
+# %% ../nbs/03v_kernel.ipynb #7069a648
 _SOURCE = _TILES + _PRODUCT + _FORWARD + _FORWARD_END + _BACKWARD + _BACKWARD_END
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-x", "c++", "-")
 
@@ -232,7 +237,7 @@ def _call(name: str, *tensors: Tensor) -> None:
     sizes = ctypes.c_int64(n), ctypes.c_int(length), ctypes.c_int(width)
     getattr(_library(), name)(torch.get_num_threads(), *sizes, *pointers)
 
-# %% ../nbs/03v_kernel.ipynb #262d4970
+# %% ../nbs/03v_kernel.ipynb #9579eedf
 def fits(
     q: Tensor,  # (..., T, D)
 ) -> bool:
@@ -241,7 +246,7 @@ def fits(
     exact = q.device.type == "cpu" and q.dtype == torch.float32
     return here and exact and q.shape[-1] % 32 == q.shape[-2] % 32 == 0
 
-# %% ../nbs/03v_kernel.ipynb #4f2da118
+# %% ../nbs/03v_kernel.ipynb #6f7465b0
 @torch.library.custom_op("phi1_nb::kernel", mutates_args=())
 def attend_in_cache(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     "Causal attention on (N, T, D), N counting batch and heads, and the scores' log sums (N, T)."
@@ -253,7 +258,7 @@ def attend_in_cache(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 attend_in_cache.register_fake(lambda q, k, v: (torch.empty_like(q), q.new_empty(q.shape[:2])))
 
-# %% ../nbs/03v_kernel.ipynb #7c523de4
+# %% ../nbs/03v_kernel.ipynb #c10e1fd5
 @torch.library.custom_op("phi1_nb::kernel_back", mutates_args=())
 def _back(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor
