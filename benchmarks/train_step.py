@@ -165,6 +165,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="rows; the shape's own if not given")
     parser.add_argument("--keep", type=Path, help="JSON file of earlier rounds")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        metavar="NAME",
+        help=f"these alone, or all: {', '.join((*PEERS, *BOUNDS))}",
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     how = parser.parse_args()
     require("transformers", "litgpt")
@@ -175,7 +181,11 @@ def main():
         names.remove("litgpt")
     also = [f"{name} compiled" for name in names] if how.compile else []
     tasks = {}
-    for label in (*(also if how.compile == "only" else names + also), *BOUNDS):
+    labels = *(also if how.compile == "only" else names + also), *BOUNDS
+    for label in labels:
+        name = label.removesuffix(" compiled")
+        if how.against and name not in ("ours", *how.against):
+            continue
         tasks[label] = Contestant(label)
         print(label, "first step", flush=True)
         tasks[label](), tasks[label]()
@@ -190,10 +200,10 @@ def main():
     ours = max((name for name in values if name.startswith("ours")), key=middle.get)
     peers = [name for name in values if not name.startswith("ours") and name not in BOUNDS]
     case = case.replace(" tokens/s", f"{ours.removeprefix('ours')}, tokens/s")
-    rows = [row(case, name, values[ours], values[name]) for name in (*peers, *BOUNDS)]
+    others = [name for name in (*peers, *BOUNDS) if name in values]
+    rows = [row(case, name, values[ours], values[name]) for name in others]
     write("train_step", rows)
-    best = max(peers, key=middle.get)
-    print(f"{case}: {rows[-1]['ratio']:.0%} of the matmul rate; best peer {best}")
+    print(f"{case}: {middle[ours]:.1f}")
     print({line["peer"]: line["ratio"] for line in rows})
 
 

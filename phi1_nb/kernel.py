@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fits', 'attend_in_cache']
 
-# %% ../nbs/03v_kernel.ipynb #0433a44c
+# %% ../nbs/03v_kernel.ipynb #3f8bc07c
 import ctypes
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# %% ../nbs/03v_kernel.ipynb #c48cb64a
+# %% ../nbs/03v_kernel.ipynb #c600483e
 _TILES = r"""
 #include <algorithm>
 #include <cmath>
@@ -58,7 +58,7 @@ SMALL void tile(int n, const float* a, int row_s, int col_s, const float* b, int
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #cc04be43
+# %% ../nbs/03v_kernel.ipynb #d978a6ed
 _PRODUCT = r"""
 template <bool ADD>
 static void product(int m, int n, int width, const float* a, int row_s, int col_s,
@@ -98,7 +98,7 @@ static void transpose(int t, int d, const float* x, float* out) {
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #0561d85a
+# %% ../nbs/03v_kernel.ipynb #603c092e
 _FORWARD = r"""
 constexpr int QUERIES = 48;
 
@@ -138,7 +138,7 @@ extern "C" void forward(int threads, int64_t rows, int T, int D, const float* q,
         }
 """
 
-# %% ../nbs/03v_kernel.ipynb #9f6c539a
+# %% ../nbs/03v_kernel.ipynb #3c8d090a
 _FORWARD_END = r"""
         float* o = out + at + s * D;
         product<false>(m, s + m, D, p.get(), S, 1, v + at, D, 2 * W, o, D);
@@ -150,7 +150,7 @@ _FORWARD_END = r"""
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #9bbde19d
+# %% ../nbs/03v_kernel.ipynb #9161d5dd
 _BACKWARD = r"""
 extern "C" void backward(int threads, int64_t rows, int T, int D, const float* g,
                          const float* q, const float* k, const float* v, const float* out,
@@ -191,7 +191,7 @@ extern "C" void backward(int threads, int64_t rows, int T, int D, const float* g
         }
 """
 
-# %% ../nbs/03v_kernel.ipynb #83bb7bde
+# %% ../nbs/03v_kernel.ipynb #f3525f17
 _BACKWARD_END = r"""
         product<false>(m, s + m, D, d.get(), S, 1, k + at, D, 2 * W, dq + here, D);
         product<true>(s + m, m, D, d.get(), 1, S, q + here, D, 2 * W, dk + at, D);
@@ -202,7 +202,7 @@ _BACKWARD_END = r"""
 }
 """
 
-# %% ../nbs/03v_kernel.ipynb #7069a648
+# %% ../nbs/03v_kernel.ipynb #55f855fa
 _SOURCE = _TILES + _PRODUCT + _FORWARD + _FORWARD_END + _BACKWARD + _BACKWARD_END
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-x", "c++", "-")
 
@@ -219,11 +219,17 @@ def _library() -> ctypes.CDLL:
     folder = Path(os.environ.get("PHI1_NB_KERNELS") or Path.home() / ".cache/phi1_nb")
     path = folder / f"attention-{key.hexdigest()[:16]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RuntimeError(f"no kernel in {folder} ({error}): set PHI1_NB_KERNELS") from None
         with tempfile.TemporaryDirectory(dir=folder) as place:
             made = Path(place) / path.name
             command = [compiler, *_FLAGS, "-o", str(made)]
-            done = subprocess.run(command, input=_SOURCE, capture_output=True, text=True)
+            try:
+                done = subprocess.run(command, input=_SOURCE, capture_output=True, text=True)
+            except FileNotFoundError:
+                raise RuntimeError(f"there is no compiler {compiler}: install g++") from None
             if done.returncode:
                 raise RuntimeError(f"{compiler} can't compile the attention kernel: {done.stderr}")
             made.replace(path)
@@ -237,7 +243,7 @@ def _call(name: str, *tensors: Tensor) -> None:
     sizes = ctypes.c_int64(n), ctypes.c_int(length), ctypes.c_int(width)
     getattr(_library(), name)(torch.get_num_threads(), *sizes, *pointers)
 
-# %% ../nbs/03v_kernel.ipynb #9579eedf
+# %% ../nbs/03v_kernel.ipynb #7dab7368
 def fits(
     q: Tensor,  # (..., T, D)
 ) -> bool:
@@ -246,7 +252,7 @@ def fits(
     exact = q.device.type == "cpu" and q.dtype == torch.float32
     return here and exact and q.shape[-1] % 32 == q.shape[-2] % 32 == 0
 
-# %% ../nbs/03v_kernel.ipynb #6f7465b0
+# %% ../nbs/03v_kernel.ipynb #a5c4a62f
 @torch.library.custom_op("phi1_nb::kernel", mutates_args=())
 def attend_in_cache(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     "Causal attention on (N, T, D), N counting batch and heads, and the scores' log sums (N, T)."
@@ -258,7 +264,7 @@ def attend_in_cache(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 attend_in_cache.register_fake(lambda q, k, v: (torch.empty_like(q), q.new_empty(q.shape[:2])))
 
-# %% ../nbs/03v_kernel.ipynb #c10e1fd5
+# %% ../nbs/03v_kernel.ipynb #b7b7f23e
 @torch.library.custom_op("phi1_nb::kernel_back", mutates_args=())
 def _back(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['product', 'outer', 'Linear']
 
-# %% ../nbs/03u_linear.ipynb #c9f353a6
+# %% ../nbs/03u_linear.ipynb #9962a117
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/03u_linear.ipynb #ae7eb97f
+# %% ../nbs/03u_linear.ipynb #300d5388
 @torch.library.custom_op("phi1_nb::product", mutates_args=())
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     "`x @ weight.t() + bias` on a CPU: (N, I) and (O, I) to (N, O)."
@@ -21,7 +21,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 product.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
 
-# %% ../nbs/03u_linear.ipynb #bca15189
+# %% ../nbs/03u_linear.ipynb #aeff2696
 def outer(
     y: Tensor,  # (N, O)
     x: Tensor,  # (N, I)
@@ -31,7 +31,7 @@ def outer(
         return product(x.t().contiguous(), y.t(), None).t()
     return product(y.t().contiguous(), x.t(), None)
 
-# %% ../nbs/03u_linear.ipynb #905bebf6
+# %% ../nbs/03u_linear.ipynb #217323dc
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
