@@ -15,6 +15,11 @@ from phi1_nb.model import Phi, compile_blocks
 CONFIG = replace(SCALES["nano"].model, n_layers=2, vocab_size=300)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()  # a function is compiled for so many models and no more
+
+
 def pair() -> tuple[Phi, Phi]:
     models = [Phi(CONFIG, generator=torch.Generator().manual_seed(1)).train() for _ in range(2)]
     return models[0], compile_blocks(models[1])
