@@ -4,8 +4,8 @@
 
 A linear layer's three products (output with bias, gradients of input and weight) are taken one by
 one, in milliseconds, the copy for the weight's gradient made each time; 03u_linear says what they
-are. Attention is forward and backward, the kernel
-of 03v against the blocks of 03p and against PyTorch's fused kernel.
+are. Attention is forward and backward, the kernel of 03v against the blocks of 03p and against
+PyTorch's fused kernel.
 """
 
 import argparse

@@ -262,7 +262,9 @@ def attend_in_cache(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return out, logs
 
 
-attend_in_cache.register_fake(lambda q, k, v: (torch.empty_like(q), q.new_empty(q.shape[:2])))
+@attend_in_cache.register_fake
+def _(q, k, v):
+    return torch.empty_like(q), q.new_empty(q.shape[:2])
 
 # %% ../nbs/03v_kernel.ipynb #b7b7f23e
 @torch.library.custom_op("phi1_nb::kernel_back", mutates_args=())

@@ -19,7 +19,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-product.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
+@product.register_fake
+def _(x, weight, bias):
+    return x.new_empty(len(x), len(weight))
 
 # %% ../nbs/03u_linear.ipynb #aeff2696
 def outer(
